@@ -156,7 +156,7 @@ message Frame {
             "/// A frame.",
             "/// What it says.",
             "pub body: ::prost::bytes::Bytes",
-            "BTreeMap<::prost::alloc::string::String",
+            "pub headers: ::prost::alloc::collections::BTreeMap<",
             "pub mod frame {",
             "/// A number.",
         ] {

@@ -110,5 +110,5 @@ fn report(findings: Vec<String>, way_out: &str) -> Result<Verdict> {
     for finding in &findings {
         println!("  {finding}");
     }
-    bail!("{} findings above; {way_out}", findings.len())
+    bail!("found above: {}; {way_out}", findings.len())
 }

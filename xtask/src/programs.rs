@@ -70,10 +70,10 @@ pub(crate) fn require(programs: &[Program]) -> Result<()> {
     for complaint in &complaints {
         eprintln!("{complaint}");
     }
-    match complaints.len() {
-        0 => Ok(()),
-        n => bail!("{n} needed programs are missing: install what stands above and run this again"),
+    if complaints.is_empty() {
+        return Ok(());
     }
+    bail!("install what is named above and run this again")
 }
 
 fn complaint(program: &Program) -> Option<String> {

@@ -10,8 +10,8 @@ use serde_json::Value;
 ///
 /// Cargo reuses a compiled crate only if profile and features are the same, and it settles features over all the
 /// packages and targets that one command selects. One set of flags for `clippy`, `doc`, `build` and `test` therefore
-/// means that no dependency is compiled twice (the first two share the metadata of dependencies, the last two their
-/// code; build scripts and procedural macros serve all four). [`BUILD_TARGETS`] belongs to this.
+/// means that hardly anything is compiled twice: the first two share the metadata of dependencies, the last two
+/// their code, and all four the build scripts and procedural macros. [`BUILD_TARGETS`] belongs to this.
 pub(crate) const BUILD: [&str; 3] = ["--release", "--workspace", "--all-features"];
 
 /// What `cargo test` will want, as flags of `cargo build`: the binaries that black-box tests start (`cargo test`

@@ -1,0 +1,315 @@
+//! [`Store`] over an ordered map of bytes.
+
+mod load;
+mod queue;
+
+use petrel_core::queue::Limits;
+use petrel_core::{Message, UnixMillis, encode_message};
+use petrel_protocol::session::Attributes;
+use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
+use roaring::RoaringBitmap;
+
+use super::ordered::OrderedMap;
+use super::records::{self, BroadcastRecord, RegistrationRecord};
+use super::staged::Staged;
+use super::{
+    Enqueued, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
+    StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
+};
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+/// A store on one machine: sled, or memory.
+pub struct Embedded<M> {
+    map: Staged<M>,
+    next_ordinal: u32,
+    next_topic: u32,
+    next_project: u32,
+    queued_messages: u64,
+    /// The gap of each device that may still grow: not yet read by any session since this process started.
+    open_gaps: HashMap<Ordinal, MessageId>,
+    new_epoch: u32,
+}
+
+impl<M: OrderedMap> Embedded<M> {
+    /// Takes an open map. A store without an epoch gets `new_epoch`: choose one that no earlier store of this broker
+    /// had, such as the time in seconds.
+    pub fn new(map: M, new_epoch: u32) -> Self {
+        Self {
+            map: Staged::new(map),
+            next_ordinal: 0,
+            next_topic: 0,
+            next_project: 0,
+            queued_messages: 0,
+            open_gaps: HashMap::new(),
+            new_epoch: new_epoch.max(1),
+        }
+    }
+
+    fn number(&self, key: &[u8], what: &'static str) -> Result<Option<u64>, StoreError> {
+        let Some(value) = self.map.get(key)? else {
+            return Ok(None);
+        };
+        let number = layout::open(&value)
+            .and_then(|payload| payload.try_into().ok())
+            .map(u64::from_be_bytes);
+        number.map(Some).ok_or_else(|| StoreError::Unreadable {
+            what,
+            problem: "wrong checksum or length".into(),
+        })
+    }
+
+    fn put_number(&mut self, key: Vec<u8>, number: u64) {
+        self.map.put(key, layout::seal(&number.to_be_bytes()));
+    }
+
+    /// Takes the next of a kind of numbers and stages the counter, so that no number is used twice.
+    fn put_counter(&mut self, name: &str, next: u32) {
+        self.put_number(layout::meta(name), u64::from(next));
+    }
+
+    fn registration_record(
+        &self,
+        device: Ordinal,
+    ) -> Result<Option<RegistrationRecord>, StoreError> {
+        let value = self.map.get(&layout::registration(device))?;
+        match value.as_deref().map(RegistrationRecord::read) {
+            None => Ok(None),
+            Some(Some(record)) => Ok(Some(record)),
+            Some(None) => Err(StoreError::Unreadable {
+                what: "registration",
+                problem: "wrong checksum or shape".into(),
+            }),
+        }
+    }
+
+    fn keys_of(&self, kind: u8, device: Ordinal) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (from, to) = layout::device_range(kind, device);
+        let mut keys = Vec::new();
+        self.map.visit(&from, &to, |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok(keys)
+    }
+}
+
+impl<M: OrderedMap> Store for Embedded<M> {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.load_all()
+    }
+
+    fn project(&mut self, name: &str) -> Result<ProjectId, StoreError> {
+        let key = layout::project(name);
+        if let Some(number) = self.number(&key, "project")? {
+            return Ok(ProjectId(u32::try_from(number).unwrap_or(u32::MAX)));
+        }
+        let id = ProjectId(self.next_project);
+        self.next_project += 1;
+        self.put_number(key, u64::from(id.0));
+        Ok(id)
+    }
+
+    fn register(&mut self, new: &NewRegistration) -> Result<Registration, StoreError> {
+        let secret_key = layout::secret(new.project, &new.secret_hash);
+        if let Some(number) = self.number(&secret_key, "secret")? {
+            let ordinal = Ordinal(u32::try_from(number).unwrap_or(u32::MAX));
+            let found = self
+                .registration_record(ordinal)?
+                .and_then(|record| record.registration(ordinal));
+            if let Some(registration) = found {
+                return Ok(registration);
+            }
+        }
+        let ordinal = Ordinal(self.next_ordinal);
+        self.next_ordinal += 1;
+        self.put_counter("next_ordinal", self.next_ordinal);
+        self.put_number(secret_key, u64::from(ordinal.0));
+        let record = RegistrationRecord::new(new);
+        self.map
+            .put(layout::registration(ordinal), record.write());
+        Ok(Registration {
+            ordinal,
+            project: new.project,
+            secret_hash: new.secret_hash,
+            platform: new.platform,
+        })
+    }
+
+    fn rotate(&mut self, device: Ordinal, secret_hash: SecretHash) -> Result<(), StoreError> {
+        let Some(mut record) = self.registration_record(device)? else {
+            return Ok(());
+        };
+        let project = ProjectId(record.project);
+        if let Ok(old) = SecretHash::try_from(record.secret_hash.as_slice()) {
+            self.map.remove(layout::secret(project, &old));
+        }
+        record.secret_hash = secret_hash.to_vec();
+        self.put_number(layout::secret(project, &secret_hash), u64::from(device.0));
+        self.map.put(layout::registration(device), record.write());
+        Ok(())
+    }
+
+    fn set_attributes(&mut self, device: Ordinal, new: &Attributes) -> Result<(), StoreError> {
+        if let Some(mut record) = self.registration_record(device)? {
+            record.set_attributes(new);
+            self.map.put(layout::registration(device), record.write());
+        }
+        Ok(())
+    }
+
+    fn unregister(&mut self, device: Ordinal) -> Result<Unregistered, StoreError> {
+        if let Some(record) = self.registration_record(device)?
+            && let Ok(hash) = SecretHash::try_from(record.secret_hash.as_slice())
+        {
+            self.map
+                .remove(layout::secret(ProjectId(record.project), &hash));
+        }
+        self.map.remove(layout::registration(device));
+        let subscriptions = self.keys_of(layout::SUBSCRIPTION, device)?;
+        let topics = subscriptions
+            .iter()
+            .filter_map(|key| layout::number_at(key, 5).map(TopicId))
+            .collect();
+        let queued = self.clear_queue(device)?;
+        for key in subscriptions {
+            self.map.remove(key);
+        }
+        Ok(Unregistered { topics, queued })
+    }
+
+    fn subscribe(
+        &mut self,
+        device: Ordinal,
+        project: ProjectId,
+        topic: &TopicName,
+        topics_max: usize,
+    ) -> Result<Subscribed, StoreError> {
+        let key = layout::topic(project, topic);
+        let known = self.number(&key, "topic")?;
+        let id = TopicId(known.map_or(self.next_topic, |n| u32::try_from(n).unwrap_or(u32::MAX)));
+        let subscription = layout::subscription(device, id);
+        if self.map.get(&subscription)?.is_some() {
+            return Ok(Subscribed::Done(id));
+        }
+        if self.keys_of(layout::SUBSCRIPTION, device)?.len() >= topics_max {
+            return Ok(Subscribed::TooMany);
+        }
+        if known.is_none() {
+            self.next_topic += 1;
+            self.put_counter("next_topic", self.next_topic);
+            self.put_number(key, u64::from(id.0));
+        }
+        self.put_number(subscription, 0);
+        Ok(Subscribed::Done(id))
+    }
+
+    fn unsubscribe(
+        &mut self,
+        device: Ordinal,
+        project: ProjectId,
+        topic: &TopicName,
+    ) -> Result<Option<TopicId>, StoreError> {
+        let Some(number) = self.number(&layout::topic(project, topic), "topic")? else {
+            return Ok(None);
+        };
+        let id = TopicId(u32::try_from(number).unwrap_or(u32::MAX));
+        let key = layout::subscription(device, id);
+        if self.map.get(&key)?.is_none() {
+            return Ok(None);
+        }
+        self.map.remove(key);
+        Ok(Some(id))
+    }
+
+    fn enqueue(
+        &mut self,
+        device: Ordinal,
+        message: &Message,
+        platform: Platform,
+        limits: Limits,
+        now: UnixMillis,
+    ) -> Result<Enqueued, StoreError> {
+        self.enqueue_message(device, message, platform, limits, now)
+    }
+
+    fn collapse(
+        &mut self,
+        device: Ordinal,
+        key: &CollapseKey,
+        before: MessageId,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        self.collapse_older(device, key, before)
+    }
+
+    fn settle(&mut self, device: Ordinal, id: MessageId) -> Result<bool, StoreError> {
+        self.settle_queued(device, id)
+    }
+
+    fn is_queue_empty(&self, device: Ordinal) -> Result<bool, StoreError> {
+        let (from, to) = layout::device_range(layout::QUEUE, device);
+        let mut is_empty = true;
+        self.map.visit(&from, &to, |_, _| {
+            is_empty = false;
+            ControlFlow::Break(())
+        })?;
+        Ok(is_empty)
+    }
+
+    fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError> {
+        self.scan_queue(device, terms)
+    }
+
+    fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Result<u64, StoreError> {
+        let record = encode_message(message);
+        let bytes = record.len() as u64;
+        let value = BroadcastRecord::new(record, targeted).write();
+        self.map.put(layout::broadcast(message.id), value);
+        Ok(bytes)
+    }
+
+    fn save_settled(&mut self, id: MessageId, settled: &RoaringBitmap) -> Result<(), StoreError> {
+        self.map
+            .put(layout::settled(id), records::write_bitmap(settled));
+        Ok(())
+    }
+
+    fn trim(&mut self, id: MessageId) -> Result<(), StoreError> {
+        let key = layout::broadcast(id);
+        let value = self.map.get(&key)?;
+        if let Some(mut record) = value.as_deref().and_then(BroadcastRecord::read) {
+            record.is_trimmed = true;
+            self.map.put(key, record.write());
+        }
+        Ok(())
+    }
+
+    fn remove_broadcast(&mut self, id: MessageId) -> Result<(), StoreError> {
+        self.map.remove(layout::broadcast(id));
+        self.map.remove(layout::settled(id));
+        Ok(())
+    }
+
+    fn reserve(&mut self, end: u64) -> Result<(), StoreError> {
+        self.put_number(layout::meta("reserved_end"), end);
+        Ok(())
+    }
+
+    fn save_time(&mut self, now: UnixMillis) -> Result<(), StoreError> {
+        self.put_number(layout::meta("last_time"), now.0);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.map.commit()
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            queued_messages: self.queued_messages,
+            bytes_written: self.map.bytes_written(),
+            disk_bytes: self.map.disk_bytes(),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The ordered map in memory: what tests compare sled with, and `store.engine = "memory"`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::StoreError;
+use super::ordered::{Change, OrderedMap, Pair};
+
+/// An ordered map in memory. Clones share it: dropping a store and opening another one over a clone is what a crash
+/// looks like, because only whole commits ever get here.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMap {
+    pairs: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+}
+
+impl MemoryMap {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+        // A panic between two inserts of a batch would leave half of it, but `BTreeMap::insert` does not panic.
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All pairs, for comparing two stores.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<Pair> {
+        self.lock()
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    }
+}
+
+impl OrderedMap for MemoryMap {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().get(key).cloned())
+    }
+
+    fn range<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        let pairs: Vec<Pair> = self
+            .lock()
+            .range(from.to_vec()..to.to_vec())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        Box::new(pairs.into_iter().map(Ok))
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut pairs = self.lock();
+        for (key, value) in changes {
+            match value {
+                Some(value) => pairs.insert(key.clone(), value.clone()),
+                None => pairs.remove(key),
+            };
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}

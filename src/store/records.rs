@@ -1,0 +1,198 @@
+//! The values of the embedded store, as protobuf so that fields can be added.
+
+use std::collections::BTreeMap;
+
+use petrel_core::queue::Entry;
+use petrel_core::{Message, UnixMillis, encode_message};
+use petrel_protocol::session::Attributes;
+use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Urgency};
+use prost::Message as _;
+use roaring::RoaringBitmap;
+
+use super::{GapRecord, NewRegistration, Registration, layout};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RegistrationRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) project: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) secret_hash: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    platform: u32,
+    #[prost(string, tag = "4")]
+    locale: String,
+    #[prost(string, tag = "5")]
+    time_zone: String,
+    #[prost(string, tag = "6")]
+    app_version: String,
+    #[prost(string, tag = "7")]
+    user: String,
+    #[prost(btree_map = "string, string", tag = "8")]
+    attributes: BTreeMap<String, String>,
+    #[prost(uint64, tag = "9")]
+    registered_at_ms: u64,
+}
+
+impl RegistrationRecord {
+    pub(super) fn new(new: &NewRegistration) -> Self {
+        let mut record = Self {
+            project: new.project.0,
+            secret_hash: new.secret_hash.to_vec(),
+            platform: new.platform as u32,
+            registered_at_ms: new.at.0,
+            ..Self::default()
+        };
+        record.set_attributes(&new.attributes);
+        record
+    }
+
+    pub(super) fn set_attributes(&mut self, attributes: &Attributes) {
+        self.locale.clone_from(&attributes.locale);
+        self.time_zone.clone_from(&attributes.time_zone);
+        self.app_version.clone_from(&attributes.app_version);
+        self.user.clone_from(&attributes.user);
+        self.attributes.clone_from(&attributes.free);
+    }
+
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        Self::decode(layout::open(value)?).ok()
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        layout::seal(&self.encode_to_vec())
+    }
+
+    pub(super) fn registration(&self, ordinal: Ordinal) -> Option<Registration> {
+        Some(Registration {
+            ordinal,
+            project: ProjectId(self.project),
+            secret_hash: self.secret_hash.as_slice().try_into().ok()?,
+            platform: Platform::from_wire(i32::try_from(self.platform).ok()?),
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct QueueHead {
+    #[prost(uint32, tag = "1")]
+    urgency: u32,
+    #[prost(uint64, tag = "2")]
+    deadline_ms: u64,
+    #[prost(string, tag = "3")]
+    collapse_key: String,
+    /// Present in a gap only.
+    #[prost(btree_map = "string, uint64", tag = "4")]
+    gap: BTreeMap<String, u64>,
+    #[prost(uint32, tag = "5")]
+    body_bytes: u32,
+}
+
+/// What stands in a device's queue under one key.
+pub(super) enum QueueValue<'a> {
+    /// A message: what the rules need, and its record.
+    Message(Entry, &'a [u8]),
+    /// A gap.
+    Gap(GapRecord),
+}
+
+/// A queued message as it wants to be delivered to the device's platform: the entry for the rules and the value.
+pub(super) fn queued_message(message: &Message, platform: Platform) -> (Entry, Vec<u8>) {
+    let body = encode_message(message);
+    let options = message.options(platform);
+    let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let head = QueueHead {
+        urgency: options.urgency as u32,
+        deadline_ms: options.deadline.0,
+        collapse_key: options
+            .collapse_key
+            .as_ref()
+            .map_or_else(String::new, |k| k.as_str().into()),
+        gap: BTreeMap::new(),
+        body_bytes,
+    };
+    let entry = Entry {
+        id: message.id,
+        bytes: body_bytes,
+        urgency: options.urgency,
+        deadline: options.deadline,
+        collapse_key: options.collapse_key.clone(),
+    };
+    let mut payload = head.encode_length_delimited_to_vec();
+    payload.extend_from_slice(&body);
+    (entry, layout::seal(&payload))
+}
+
+pub(super) fn queued_gap(gap: &GapRecord) -> Vec<u8> {
+    let head = QueueHead {
+        gap: gap.counts.clone(),
+        ..QueueHead::default()
+    };
+    layout::seal(&head.encode_length_delimited_to_vec())
+}
+
+pub(super) fn read_queued(id: MessageId, value: &[u8]) -> Option<QueueValue<'_>> {
+    let mut payload = layout::open(value)?;
+    let head = QueueHead::decode_length_delimited(&mut payload).ok()?;
+    if !head.gap.is_empty() {
+        return Some(QueueValue::Gap(GapRecord { counts: head.gap }));
+    }
+    let entry = Entry {
+        id,
+        bytes: head.body_bytes,
+        urgency: Urgency::from_number(u8::try_from(head.urgency).ok()?)?,
+        deadline: UnixMillis(head.deadline_ms),
+        collapse_key: if head.collapse_key.is_empty() {
+            None
+        } else {
+            Some(CollapseKey::parse(&head.collapse_key).ok()?)
+        },
+    };
+    Some(QueueValue::Message(entry, payload))
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct BroadcastRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) message: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    targeted: Vec<u8>,
+    #[prost(bool, tag = "3")]
+    pub(super) is_trimmed: bool,
+}
+
+impl BroadcastRecord {
+    pub(super) fn new(message: Vec<u8>, targeted: &RoaringBitmap) -> Self {
+        Self {
+            message,
+            targeted: bitmap_bytes(targeted),
+            is_trimmed: false,
+        }
+    }
+
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        Self::decode(layout::open(value)?).ok()
+    }
+
+    pub(super) fn write(&self) -> Vec<u8> {
+        layout::seal(&self.encode_to_vec())
+    }
+
+    pub(super) fn targeted(&self) -> Option<RoaringBitmap> {
+        RoaringBitmap::deserialize_from(self.targeted.as_slice()).ok()
+    }
+}
+
+fn bitmap_bytes(set: &RoaringBitmap) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(set.serialized_size());
+    // Writing to a vector cannot fail.
+    let _ = set.serialize_into(&mut bytes);
+    bytes
+}
+
+pub(super) fn write_bitmap(set: &RoaringBitmap) -> Vec<u8> {
+    layout::seal(&bitmap_bytes(set))
+}
+
+pub(super) fn read_bitmap(value: &[u8]) -> Option<RoaringBitmap> {
+    RoaringBitmap::deserialize_from(layout::open(value)?).ok()
+}
