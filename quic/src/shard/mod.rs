@@ -1,0 +1,295 @@
+//! The inside of a shard: no socket, no clock, no task.
+
+mod admission;
+mod connection;
+pub(crate) mod setup;
+mod turn;
+
+use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use quinn_proto::{Endpoint, VarInt};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+
+use self::connection::{Conn, Phase};
+use crate::{
+    ClientSetup, CloseReason, ConfigError, ConnId, ConnectError, Event, Limits, SendError,
+    ShardConfig, Stats, budget::Budget, datagram::Envelope, slab::Slab, socket::Sent,
+    tickets::DayTickets, wheel::Wheel,
+};
+
+/// A shard without I/O: what comes in is handled, what shall go out is polled.
+///
+/// A turn of its driver is: [`handle_datagram`](Self::handle_datagram) for each one received;
+/// [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) has passed;
+/// [`poll_event`](Self::poll_event) until there is none; [`poll_transmit`](Self::poll_transmit) until there is none.
+/// One reading of the clock serves the whole turn. `now` never runs backwards.
+///
+/// Each connection is served in the order: engine bookkeeping, events, transmits, timer. A visit is bounded, and
+/// connections take turns.
+pub struct ShardCore {
+    endpoint: Endpoint,
+    conns: Slab<Conn>,
+    /// From the engine's index of a connection to ours.
+    slot_by_handle: Vec<u32>,
+    wheel: Wheel,
+    /// Slots to be asked for events. Each at most once, so bounded by the number of slots.
+    ready: VecDeque<u32>,
+    /// Slots to be asked for transmits. Bounded likewise.
+    sending: VecDeque<u32>,
+    /// Transmits that the first of `sending` may still make before others have their turn.
+    visit_left: u32,
+    /// What one visit to a connection brought; the next visit waits until it is empty.
+    events: VecDeque<Event>,
+    /// Answers without a connection. Bounded by `replies_max`; more are dropped, as the network might.
+    replies: VecDeque<(Envelope, Vec<u8>)>,
+    /// The reply that is being sent, or the engine's next datagrams. Allocated once.
+    out: Vec<u8>,
+    /// Where the engine writes a reply first.
+    reply_scratch: Vec<u8>,
+    limits: Limits,
+    gso_segments_max: usize,
+    resets: Budget,
+    refusals: Budget,
+    accepting: bool,
+    tickets: Arc<DayTickets>,
+    /// Everything but the gauges that are computed when asked for.
+    stats: Stats,
+    now: Instant,
+}
+
+impl ShardCore {
+    /// A shard without connections.
+    ///
+    /// The seed feeds connection IDs, packet number gaps and padding. In production it has to be secret and drawn
+    /// from the operating system; a fixed one makes tests repeatable. TLS has its own source.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration cannot work.
+    pub fn new(config: &ShardConfig, seed: [u8; 32], now: Instant) -> Result<Self, ConfigError> {
+        config.limits.check()?;
+        let mut seeds = StdRng::from_seed(seed);
+        let mut endpoint_seed = [0; 32];
+        let mut cid_seed = [0; 32];
+        seeds.fill_bytes(&mut endpoint_seed);
+        seeds.fill_bytes(&mut cid_seed);
+
+        let tickets = Arc::new(DayTickets::new(&config.keys));
+        let server = match &config.server {
+            Some(server) => {
+                let server =
+                    setup::server(server, &config.keys, &config.limits, Arc::clone(&tickets))?;
+                Some(Arc::new(server))
+            }
+            None => None,
+        };
+        let endpoint_config = Arc::new(setup::endpoint(config, cid_seed)?);
+        let limits = config.limits.clone();
+        Ok(Self {
+            accepting: server.is_some(),
+            endpoint: Endpoint::new(endpoint_config, server, false, Some(endpoint_seed)),
+            conns: Slab::new(),
+            slot_by_handle: Vec::new(),
+            wheel: Wheel::new(now),
+            ready: VecDeque::new(),
+            sending: VecDeque::new(),
+            visit_left: 0,
+            events: VecDeque::new(),
+            replies: VecDeque::new(),
+            out: Vec::new(),
+            reply_scratch: Vec::new(),
+            gso_segments_max: 1,
+            resets: Budget::new(limits.resets_per_second, now),
+            refusals: Budget::new(limits.refusals_per_second, now),
+            limits,
+            tickets,
+            stats: Stats::default(),
+            now,
+        })
+    }
+
+    /// Lets one [`Transmit`](crate::Transmit) carry up to so many datagrams (GSO). 1, the default, switches it off.
+    pub fn set_gso_segments_max(&mut self, segments: usize) {
+        self.gso_segments_max = segments.max(1);
+    }
+
+    /// Sends bytes on the connection's stream, all of them or none.
+    ///
+    /// They are shared, not copied, and held until the peer has acknowledged them. A part may go out at once and the
+    /// rest wait: at most one unfinished rest for each connection, which goes before everything else.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] gives the bytes back; [`Event::Writable`] follows as soon as there is room. Before
+    /// [`Event::Opened`] a connection is always full. [`SendError::Gone`] if the connection is closed or the ID stale.
+    pub fn send(&mut self, conn: ConnId, bytes: Bytes) -> Result<(), SendError> {
+        let Some(c) = self.conns.get_mut(conn) else {
+            return Err(SendError::Gone);
+        };
+        let len = bytes.len() as u64;
+        let result = c.send(bytes);
+        if result.is_ok() && len > 0 {
+            self.stats.stream_bytes_sent_total += len;
+            // The remainder was empty before, else the answer were `Full`.
+            self.stats.remainder_bytes += c.remainder_bytes();
+        }
+        // Also when full, since the peer is to be told that it holds us up (RFC 9000 §4.1).
+        if c.phase == Phase::Open {
+            Self::mark_sending(&mut self.sending, conn.slot, c);
+        }
+        result
+    }
+
+    /// Closes a connection: the peer is told code and reason, and [`Event::Closed`] with [`CloseReason::Local`]
+    /// follows. Bytes that the peer has not acknowledged may never arrive.
+    ///
+    /// Does nothing if the connection is closed already or the ID is stale. A reason too long for one packet is cut.
+    pub fn close(&mut self, conn: ConnId, code: u32, reason: &[u8]) {
+        let Some(c) = self.conns.get_mut(conn) else {
+            return;
+        };
+        if c.phase == Phase::Closing {
+            return;
+        }
+        c.proto.close(
+            self.now,
+            VarInt::from_u32(code),
+            Bytes::copy_from_slice(reason),
+        );
+        Self::mark_sending(&mut self.sending, conn.slot, c);
+        self.end(conn, CloseReason::Local { code });
+    }
+
+    /// Stops or resumes handing out bytes of a connection. While it is paused the peer can send what the receive
+    /// window allows, and no more. A stale ID does nothing.
+    pub fn pause_reading(&mut self, conn: ConnId, paused: bool) {
+        let Some(c) = self.conns.get_mut(conn) else {
+            return;
+        };
+        c.flags.paused = paused;
+        if !paused && c.flags.unread {
+            Self::mark_ready(&mut self.ready, conn.slot, c);
+        }
+    }
+
+    /// From now on refuses every new client. Connections and handshakes in progress go on.
+    pub fn stop_accepting(&mut self) {
+        self.accepting = false;
+    }
+
+    /// Begins a connection in the client role.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]. A failure later on comes as [`Event::Closed`].
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        server_name: &str,
+        setup: &ClientSetup,
+    ) -> Result<ConnId, ConnectError> {
+        self.now = now;
+        if self.conns.len() >= self.limits.connections_max as usize {
+            return Err(ConnectError::TooMany);
+        }
+        let (handle, proto) = self
+            .endpoint
+            .connect(now, setup.inner.clone(), remote, server_name)
+            .map_err(ConnectError::of)?;
+        self.stats.connecting += 1;
+        Ok(self.adopt(now, handle, proto))
+    }
+
+    /// The peer's address, which may change during the life of a connection. `None` for a stale ID.
+    #[must_use]
+    pub fn remote(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.conns.get(conn).map(|c| c.proto.remote_address())
+    }
+
+    /// Whether there may be events to be polled.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !(self.ready.is_empty() && self.events.is_empty())
+    }
+
+    /// Whether something waits to be sent.
+    #[must_use]
+    pub fn has_transmits(&self) -> bool {
+        !(self.sending.is_empty() && self.replies.is_empty())
+    }
+
+    /// A snapshot of all gauges and counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let Stats {
+            connections,
+            handshakes,
+            connecting,
+            ..
+        } = self.stats;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Stats {
+            lingering: count(self.conns.len())
+                .saturating_sub(connections)
+                .saturating_sub(handshakes)
+                .saturating_sub(connecting),
+            slots: count(self.conns.capacity()),
+            tickets_accepted_total: self.tickets.opened(),
+            event_bytes: self.events.iter().map(Self::event_bytes).sum(),
+            reply_bytes: self
+                .replies
+                .iter()
+                .map(|(_, bytes)| bytes.len() as u64)
+                .sum(),
+            ..self.stats
+        }
+    }
+
+    /// The driver tells how the socket took a transmit.
+    pub(crate) fn note_sent(&mut self, sent: Sent) {
+        match sent {
+            Sent::Yes => {}
+            Sent::Blocked => self.stats.sends_blocked_total += 1,
+            Sent::Failed => self.stats.sends_failed_total += 1,
+        }
+    }
+
+    fn event_bytes(event: &Event) -> u64 {
+        match event {
+            Event::Bytes { bytes, .. } => bytes.len() as u64,
+            Event::Closed {
+                reason: CloseReason::ByPeer { reason, .. },
+                ..
+            } => reason.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+impl fmt::Debug for ShardCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardCore")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one connection costs in its slab, without what hangs off it. Raise the number only with a reason.
+    #[test]
+    fn a_slot_keeps_within_its_budget() {
+        let bytes = size_of::<crate::slab::Slot<Conn>>();
+        assert!(bytes <= 6_400, "a slot is {bytes} bytes");
+    }
+
+    #[test]
+    fn a_core_can_be_made_on_one_thread_and_run_on_another() {
+        fn assert_send<T: Send>() {}
+        assert_send::<ShardCore>();
+    }
+}

@@ -1,0 +1,361 @@
+//! Serving connections: events, transmits, timers.
+
+use std::{collections::VecDeque, time::Instant};
+
+use bytes::Bytes;
+use quinn_proto::{ConnectionError, Dir, Event as EngineEvent, Side, StreamEvent, VarInt};
+use tracing::{debug, trace};
+
+use super::{
+    ShardCore,
+    connection::{Conn, Flush, Phase, ReadEnd},
+};
+use crate::{
+    CloseReason, ConnId, Event, HandshakeFailure, Transmit, close_code, datagram::Envelope,
+};
+
+/// Transmits of one connection before others have their turn.
+const TRANSMITS_PER_VISIT: u32 = 4;
+
+/// What a visit found out that ends the connection.
+enum End {
+    Lost(ConnectionError),
+    Rule(u32),
+}
+
+impl ShardCore {
+    /// The next event, if there is one.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            let slot = self.ready.pop_front()?;
+            self.visit(slot);
+        }
+    }
+
+    /// The next datagrams to send, if there are any.
+    ///
+    /// What was polled cannot be given back: when the socket refuses it, keep it and poll no further until it went.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
+        self.now = now;
+        let envelope = match self.replies.pop_front() {
+            Some((envelope, bytes)) => {
+                self.out = bytes;
+                envelope
+            }
+            None => self.poll_connections(now)?,
+        };
+        let datagrams = envelope
+            .segment_size
+            .map_or(1, |size| self.out.len().div_ceil(size.max(1))) as u64;
+        self.stats.datagrams_sent_total += datagrams;
+        self.stats.bytes_sent_total += self.out.len() as u64;
+        Some(envelope.with(&self.out))
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) should be called next. May be early by a little, and in the past
+    /// when the work of the last turn was bounded.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next()
+    }
+
+    /// Serves the timers that have run out, a bounded number of them.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        let mut budget = self.limits.timer_steps_per_turn;
+        while let Some(slot) = self.wheel.pop(now, &mut budget) {
+            self.ring(now, slot);
+        }
+    }
+
+    /// Looks at a connection whose wheel entry fired: the true deadline may be ahead.
+    fn ring(&mut self, now: Instant, slot: u32) {
+        let Some((id, conn)) = self.conns.at_mut(slot) else {
+            return;
+        };
+        match conn.deadline() {
+            None => return,
+            Some(at) if at > now => {
+                self.wheel.schedule(slot, at);
+                return;
+            }
+            Some(_) => {}
+        }
+        if conn.phase == Phase::Setup && now >= conn.setup_deadline {
+            self.give_up_setup(now, id);
+            return;
+        }
+        conn.proto.handle_timeout(now);
+        Self::mark_ready(&mut self.ready, slot, conn);
+    }
+
+    /// Ends a connection that did not open in time. A peer that never answered is owed no answer (RFC 9000 §10.2).
+    fn give_up_setup(&mut self, now: Instant, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.flags.connected {
+            conn.proto.close(
+                now,
+                VarInt::from_u32(close_code::STREAM_MISSING),
+                Bytes::new(),
+            );
+            Self::mark_sending(&mut self.sending, id.slot, conn);
+            self.stats.rules_broken_total += 1;
+            self.stats.handshakes_timed_out_total += 1;
+            self.end(
+                id,
+                CloseReason::BrokenRule {
+                    code: close_code::STREAM_MISSING,
+                },
+            );
+        } else {
+            if conn.side == Side::Server {
+                self.stats.handshakes_timed_out_total += 1;
+            }
+            self.end(id, CloseReason::HandshakeFailed(HandshakeFailure::TimedOut));
+            self.forget(id);
+        }
+    }
+
+    /// Takes a connection through bookkeeping, events and reading.
+    fn visit(&mut self, slot: u32) {
+        let Some((id, conn)) = self.conns.at_mut(slot) else {
+            return;
+        };
+        conn.flags.ready = false;
+        let mut drained = false;
+        while let Some(event) = conn.proto.poll_endpoint_events() {
+            drained |= event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(conn.handle(), event) {
+                conn.proto.handle_event(event);
+            }
+        }
+        if let Some(end) = self.take_events(id) {
+            let reason = match end {
+                End::Lost(error) => self.reason_of(id, error),
+                End::Rule(code) => {
+                    let now = self.now;
+                    if let Some(conn) = self.conns.get_mut(id)
+                        && conn.phase != Phase::Closing
+                    {
+                        conn.proto.close(now, VarInt::from_u32(code), Bytes::new());
+                        self.stats.rules_broken_total += 1;
+                    }
+                    CloseReason::BrokenRule { code }
+                }
+            };
+            self.end(id, reason);
+        }
+        if drained {
+            self.free(id);
+        } else if let Some(conn) = self.conns.get_mut(id) {
+            if conn.flags.unread && !conn.flags.paused && conn.phase == Phase::Open {
+                Self::mark_ready(&mut self.ready, slot, conn);
+            }
+            Self::mark_sending(&mut self.sending, slot, conn);
+        }
+    }
+
+    /// The engine's events, and the bytes they announce.
+    fn take_events(&mut self, id: ConnId) -> Option<End> {
+        let conn = self.conns.get_mut(id)?;
+        let mut writable = false;
+        let mut lost = None;
+        let mut rule = None;
+        while let Some(event) = conn.proto.poll() {
+            match event {
+                EngineEvent::Connected => {
+                    conn.flags.connected = true;
+                    if conn.side == Side::Client && !conn.obtain_stream() {
+                        rule = Some(close_code::STREAM_REFUSED);
+                    }
+                }
+                EngineEvent::ConnectionLost { reason } => lost = Some(reason),
+                EngineEvent::Stream(StreamEvent::Opened { dir: Dir::Bi }) => {
+                    conn.flags.unread |= conn.obtain_stream();
+                }
+                EngineEvent::Stream(StreamEvent::Readable { .. }) => conn.flags.unread = true,
+                EngineEvent::Stream(StreamEvent::Writable { .. }) => writable = true,
+                EngineEvent::Stream(StreamEvent::Stopped { .. }) => {
+                    rule = Some(close_code::STREAM_STOPPED);
+                }
+                // Limits forbid unidirectional streams and datagrams; the rest needs no action.
+                EngineEvent::Stream(
+                    StreamEvent::Opened { dir: Dir::Uni }
+                    | StreamEvent::Finished { .. }
+                    | StreamEvent::Available { .. },
+                )
+                | EngineEvent::HandshakeDataReady
+                | EngineEvent::DatagramReceived
+                | EngineEvent::DatagramsUnblocked => {}
+            }
+        }
+        if conn.phase == Phase::Setup && conn.flags.connected && conn.flags.stream {
+            self.open(id);
+        }
+        // What came before the end still counts.
+        rule = self.read(id).or(rule);
+        if writable {
+            self.flush(id);
+        }
+        lost.map(End::Lost).or(rule.map(End::Rule))
+    }
+
+    fn open(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.phase = Phase::Open;
+        match conn.side {
+            Side::Server => {
+                self.stats.handshakes -= 1;
+                self.stats.handshakes_completed_total += 1;
+            }
+            Side::Client => self.stats.connecting -= 1,
+        }
+        self.stats.connections += 1;
+        let remote = conn.proto.remote_address();
+        trace!(conn = %id, %remote, "opened");
+        self.events.push_back(Event::Opened { conn: id, remote });
+        if conn.flags.refused {
+            conn.flags.refused = false;
+            self.events.push_back(Event::Writable { conn: id });
+        }
+    }
+
+    /// Hands out what has arrived; answers with a close code if the stream ended.
+    fn read(&mut self, id: ConnId) -> Option<u32> {
+        let conn = self.conns.get_mut(id)?;
+        if !conn.flags.unread || conn.flags.paused || conn.phase != Phase::Open {
+            return None;
+        }
+        let mut taken = 0;
+        let end = conn.read(self.limits.read_bytes_per_visit as usize, |bytes| {
+            taken += bytes.len() as u64;
+            self.events.push_back(Event::Bytes { conn: id, bytes });
+        });
+        conn.flags.unread = end == ReadEnd::Limit;
+        self.stats.stream_bytes_received_total += taken;
+        match end {
+            ReadEnd::Empty | ReadEnd::Limit => None,
+            ReadEnd::Finished => Some(close_code::STREAM_FINISHED),
+            ReadEnd::Reset => Some(close_code::STREAM_RESET),
+        }
+    }
+
+    /// There is room: the unfinished send first, then the application.
+    fn flush(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        let before = conn.remainder_bytes();
+        let flush = conn.flush();
+        let moved = before - conn.remainder_bytes();
+        self.stats.remainder_bytes -= moved;
+        // A stream that takes nothing any more has ended the connection, or is about to.
+        if flush == Flush::Done && conn.flags.refused && (moved == 0 || conn.room_after_write()) {
+            conn.flags.refused = false;
+            self.events.push_back(Event::Writable { conn: id });
+        }
+    }
+
+    fn reason_of(&mut self, id: ConnId, error: ConnectionError) -> CloseReason {
+        match self.conns.get_mut(id).map(|conn| conn.phase) {
+            Some(Phase::Setup) => CloseReason::of_handshake(error),
+            _ => CloseReason::of_open(error),
+        }
+    }
+
+    /// The application's view of a connection ends: exactly once, and only if it knew of it.
+    pub(super) fn end(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let known = match (conn.phase, conn.side) {
+            (Phase::Closing, _) => return,
+            (Phase::Open, _) => {
+                self.stats.connections -= 1;
+                true
+            }
+            (Phase::Setup, Side::Client) => {
+                self.stats.connecting -= 1;
+                true
+            }
+            (Phase::Setup, Side::Server) => {
+                self.stats.handshakes -= 1;
+                self.stats.handshakes_failed_total += 1;
+                false
+            }
+        };
+        debug!(conn = %id, %reason, "closed");
+        conn.phase = Phase::Closing;
+        self.stats.remainder_bytes -= conn.remainder_bytes();
+        conn.drop_remainder();
+        if known {
+            self.events.push_back(Event::Closed { conn: id, reason });
+        }
+    }
+
+    /// Connections in turn, each for a bounded number of transmits; one that has no more is given its timer.
+    fn poll_connections(&mut self, now: Instant) -> Option<Envelope> {
+        loop {
+            let slot = *self.sending.front()?;
+            let Some((_, conn)) = self.conns.at_mut(slot) else {
+                self.next_sender();
+                continue;
+            };
+            if self.visit_left == 0 {
+                self.visit_left = TRANSMITS_PER_VISIT;
+            }
+            self.out.clear();
+            if let Some(transmit) =
+                conn.proto
+                    .poll_transmit(now, self.gso_segments_max, &mut self.out)
+            {
+                let envelope = Envelope::from(&transmit);
+                self.out.truncate(transmit.size);
+                self.visit_left -= 1;
+                if self.visit_left == 0 {
+                    self.next_sender();
+                    self.sending.push_back(slot);
+                }
+                return Some(envelope);
+            }
+            conn.flags.sending = false;
+            // Sending itself may end a connection, for instance when a key's limit is reached (RFC 9001 §6.6).
+            if conn.proto.is_closed() && conn.phase != Phase::Closing {
+                Self::mark_ready(&mut self.ready, slot, conn);
+            }
+            if let Some(at) = conn.deadline() {
+                self.wheel.schedule(slot, at);
+            }
+            self.next_sender();
+        }
+    }
+
+    fn next_sender(&mut self) {
+        self.sending.pop_front();
+        self.visit_left = 0;
+    }
+
+    pub(super) fn mark_ready(ready: &mut VecDeque<u32>, slot: u32, conn: &mut Conn) {
+        if !conn.flags.ready {
+            conn.flags.ready = true;
+            ready.push_back(slot);
+        }
+    }
+
+    pub(super) fn mark_sending(sending: &mut VecDeque<u32>, slot: u32, conn: &mut Conn) {
+        if !conn.flags.sending {
+            conn.flags.sending = true;
+            sending.push_back(slot);
+        }
+    }
+}
