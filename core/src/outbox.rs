@@ -180,6 +180,13 @@ impl Outbox {
         Some(acked)
     }
 
+    /// Forgets the now-or-never messages in flight, as the session ends; how many there were.
+    pub fn take_transient(&mut self) -> u64 {
+        let before = self.in_flight.len();
+        self.in_flight.retain(|m| m.route != Route::Transient);
+        (before - self.in_flight.len()) as u64
+    }
+
     /// Whether to scan now, and then how many messages to ask for: what is in flight may be found again, so that many
     /// more. Waits until half of the window is free, so that a full one does not scan for every ack.
     pub fn poll_scan(&mut self, window: Window, now: Instant) -> Option<usize> {

@@ -216,7 +216,7 @@ keys! {
             "The largest body of a request; a larger one is answered 413 unread.",
             "Memory: this times http.permits is the most that request bodies take.";
         permits: usize = count("publishes", 1, 1_000_000), Some("16384"),
-            "Publishes in progress at once, over all projects; more are answered 429 before their body is read.",
+            "Publishes in progress at once, over all projects; more are answered 503 before their body is read.",
             "Memory: http.body_max each at most. Too low: publishers that send many at once are put off.";
         publish_timeout: Duration = span(100, 300 * SECOND), Some("5s"),
             "A publish that is not durable after this is answered 503; it may still have been accepted.",

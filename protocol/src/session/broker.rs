@@ -222,6 +222,14 @@ impl BrokerSession {
         }))
     }
 
+    /// Moves the device's cursor (PROTO-33).
+    #[must_use]
+    pub fn settled(up_to: MessageId) -> Bytes {
+        codec::encode_to_device(to_device::Frame::Settled(wire::Settled {
+            up_to: Some(up_to.into()),
+        }))
+    }
+
     /// Ends the session: the frame to send before closing; `None` if it was ended before (PROTO-10).
     pub fn end(&mut self, code: ErrorCode, message: &str, retry_after_ms: u64) -> Option<Bytes> {
         self.leave()

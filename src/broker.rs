@@ -1,0 +1,534 @@
+//! The broker, put together: the only file that sees every room.
+//!
+//! What it is: the start ([`Broker::start`]), in an order in which whatever can fail fails before anything is promised;
+//! and the end ([`Broker::drain`]), in which everything answered is durable before the process may go.
+//!
+//! Threads: one `petrel-shard-N` for each shard, one `petrel-store` that owns the store, and the runtime that the
+//! caller runs it on, for HTTP and the clock.
+
+mod error;
+mod gauges;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use petrel_core::queue::{FullPolicy, Limits};
+use petrel_core::{UnixMillis, WallClock, Window};
+use petrel_protocol::{ALPN, SealKey, TokenSealer};
+use petrel_quic::{
+    Driver, DriverConfig, ServerSetup, ShardConfig, ShardIndex, SocketBuffers,
+    TRANSPORT_KEYS_BYTES, TransportKeys,
+};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle as Task;
+
+pub use self::error::StartError;
+
+use self::gauges::Gauges;
+use crate::api::{
+    self, AdminKey, AdminState, ApiSettings, ApiState, Phase, Readiness, ServerSettings,
+};
+use crate::config::{Config, Project, QueuePolicy, StoreEngine};
+use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
+use crate::delivery::{Command, Committer, Delivery, DeliverySettings, LogLimits};
+use crate::directory::{Directory, ProjectKeys, Projects};
+use crate::fanout::{Publisher, Sequencer};
+use crate::presence::{Mailbox, Presence, ShardId};
+use crate::shard::{Shard, ShardSettings, SharedStats};
+use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
+use crate::telemetry;
+
+/// Commands that wait for a shard; a delivery beyond becomes a nudge.
+const MAILBOX_MAX: usize = 65_536;
+
+/// How often the wall clock is compared with the operating system's.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the server certificate is looked at.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A running broker.
+pub struct Broker {
+    config: Config,
+    data_dir: DataDir,
+    ready: Ready,
+    readiness: Arc<Readiness>,
+    delivery: Arc<Delivery>,
+    drain_asked: Arc<Notify>,
+    stop_servers: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    servers: Vec<Task<usize>>,
+    admin: Task<usize>,
+    chores: Vec<Task<()>>,
+    shards: Vec<JoinHandle<()>>,
+    committer: JoinHandle<()>,
+}
+
+impl Broker {
+    /// Opens everything, starts all threads, and writes `ready.json`. Call it on a multi-thread runtime with I/O and
+    /// time.
+    ///
+    /// # Errors
+    /// [`StartError`], which names the way out. Nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        for warning in data_dir.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let demo = data_dir.demo_keys(&config.projects)?;
+        let keyring = Keyring::open(&data_dir)?;
+        let listen = [config.quic.listen.ip(), config.https.listen.ip()];
+        let certificate =
+            ServerCertificate::open(&data_dir, &config.tls, &listen, SystemTime::now())?;
+
+        // Sockets before the store: a taken port is found out before anything slow begins.
+        let driver = bind_driver(&config, &keyring, &certificate)?;
+        let http = bind("http.listen", config.http.listen).await?;
+        let https = bind("https.listen", config.https.listen).await?;
+        let admin = bind("admin.listen", config.admin.listen).await?;
+        let ready = ready_line(&config, &data_dir, demo.as_ref(), &certificate, &[
+            driver.local_addr(),
+            local(&http)?,
+            local(&https)?,
+            local(&admin)?,
+        ]);
+
+        let (mut store, loaded) = open_store(&config, &data_dir).await?;
+        let projects = intern_projects(&config, demo.as_ref(), &mut *store)?;
+        let sealer = sealer(&keyring)?;
+        let now = Instant::now();
+        let clock = WallClock::new(wall_now(), loaded.last_time, now);
+        let directory = Arc::new(Directory::new(sealer, projects, &loaded));
+        let presence = Arc::new(Presence::default());
+        let waker = driver.waker();
+        let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX, Box::new(move || waker.wake())));
+        let settings = delivery_settings(&config);
+        let (delivery, operations) = Delivery::new(
+            settings,
+            clock,
+            Arc::clone(&directory),
+            presence,
+            vec![Arc::clone(&mailbox)],
+            loaded,
+        );
+        let committer = Committer::new(Arc::clone(&delivery), store, now)?;
+        let sequencer = Arc::new(Sequencer::new(vec![mailbox]));
+        let stats = SharedStats::default();
+
+        let committer = spawn("petrel-store", move || committer.run(operations))?;
+        let shard = Shard::new(
+            ShardId(0),
+            ShardSettings {
+                hello_timeout: config.session.hello_timeout,
+                keep_alive: config.quic.keep_alive,
+            },
+            Arc::clone(&delivery),
+            Arc::clone(&sequencer),
+            stats.clone(),
+        );
+        let shards = vec![spawn("petrel-shard-0", move || run_shard(driver, shard))?];
+
+        let readiness = Arc::new(Readiness::new());
+        let drain_asked = Arc::new(Notify::new());
+        let permits = Arc::new(Semaphore::new(config.http.permits));
+        let gauges = Gauges::new(Arc::clone(&delivery), stats, Arc::clone(&permits), config.http.permits);
+        let (stop_servers, stopped) = watch::channel(false);
+        let (stop_admin, admin_stopped) = watch::channel(false);
+        let clock_of = Arc::clone(&delivery);
+        let router = api::router(ApiState {
+            publisher: Arc::new(Publisher::new(Arc::clone(&delivery), sequencer)),
+            directory,
+            permits,
+            readiness: Arc::clone(&readiness),
+            now: Arc::new(move || clock_of.now()),
+            settings: ApiSettings {
+                body_bytes_max: config.http.body_max.as_usize(),
+                ..ApiSettings::default()
+            },
+        });
+        let http_settings = ServerSettings::new(config.http.connections_max);
+        let tls = certificate.server_config(&[b"h2", b"http/1.1"])?;
+        let servers = vec![
+            tokio::spawn(api::serve(
+                http,
+                None,
+                router.clone(),
+                http_settings.clone(),
+                stopped.clone(),
+            )),
+            tokio::spawn(api::serve(https, Some(tls), router, http_settings, stopped)),
+        ];
+        let admin = tokio::spawn(api::serve(
+            admin,
+            None,
+            admin_router(&keyring, &readiness, gauges, &drain_asked)?,
+            ServerSettings::new(64),
+            admin_stopped,
+        ));
+        let chores = vec![
+            tokio::spawn(watch_clock(Arc::clone(&delivery))),
+            tokio::spawn(renew_certificate(certificate)),
+        ];
+        warn_of_exposure(&config, demo.is_some());
+        data_dir.write_ready(&ready)?;
+        readiness.advance(Phase::Ready);
+        Ok(Self {
+            config,
+            data_dir,
+            ready,
+            readiness,
+            delivery,
+            drain_asked,
+            stop_servers,
+            stop_admin,
+            servers,
+            admin,
+            chores,
+            shards,
+            committer,
+        })
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Returns when a drain was asked for through the admin port.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn drain_asked(&self) {
+        self.drain_asked.notified().await;
+    }
+
+    /// Ends in order: publishes are refused, those that wait are answered, devices are sent away with their return
+    /// spread, acks are awaited for a while, everything is made durable.
+    ///
+    /// # Cancel safety
+    /// Cancelled it leaves threads behind; nothing that was answered is lost even so.
+    pub async fn drain(self) {
+        self.readiness.advance(Phase::Draining);
+        self.delivery.flush().await;
+        let _ = self.stop_servers.send(true);
+        let online = self.delivery.presence().online();
+        let rate = f64::from(self.config.drain.reconnect_rate);
+        let spread = Duration::from_secs_f64(online as f64 / rate);
+        tracing::info!(online, ?spread, "draining");
+        for mailbox in self.delivery.mailboxes() {
+            // Once for each shard.
+            mailbox.push_bounded_elsewhere(Command::Drain {
+                spread,
+                ack_wait: self.config.drain.ack_wait,
+            });
+        }
+        join_all(self.shards).await;
+        for server in self.servers {
+            let _ = server.await;
+        }
+        self.delivery.flush().await;
+        self.delivery.stop_committer().await;
+        join_all(vec![self.committer]).await;
+        let _ = self.stop_admin.send(true);
+        let _ = self.admin.await;
+        for chore in self.chores {
+            chore.abort();
+        }
+        if let Err(error) = self.data_dir.remove_ready() {
+            tracing::warn!(%error, "ready.json stays behind");
+        }
+        tracing::info!("drained: everything that was answered is durable");
+    }
+}
+
+fn bind_driver(
+    config: &Config,
+    keyring: &Keyring,
+    certificate: &Arc<ServerCertificate>,
+) -> Result<Driver, StartError> {
+    let stored = keyring.transport(TRANSPORT_KEYS_BYTES)?;
+    let keys = TransportKeys::from_bytes(stored.expose())?;
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let limits = petrel_quic::Limits {
+        idle_timeout: config.quic.idle_timeout,
+        connections_max: count(config.quic.connections_max),
+        handshakes_max: count(config.quic.handshakes_max),
+        retry_threshold: count(config.quic.retry_threshold),
+        ..petrel_quic::Limits::default()
+    };
+    let buffer = config.quic.socket_buffer.as_usize();
+    let driver_config = DriverConfig {
+        buffers: SocketBuffers {
+            receive_bytes: buffer,
+            send_bytes: buffer,
+        },
+        ..DriverConfig::new(ShardConfig {
+            server: Some(ServerSetup {
+                cert_resolver: Arc::clone(certificate) as _,
+                alpn: vec![ALPN.to_vec()],
+            }),
+            keys: Arc::new(keys),
+            limits,
+            shard: ShardIndex::SINGLE,
+        })
+    };
+    let driver = Driver::bind(config.quic.listen, &driver_config)?;
+    let granted = driver.buffers();
+    if granted.receive_bytes < buffer {
+        tracing::warn!(
+            asked = buffer,
+            granted = granted.receive_bytes,
+            "the system grants a smaller receive buffer; bursts may be lost and sent again. \
+             Way out: sysctl -w net.core.rmem_max={buffer} net.core.wmem_max={buffer}"
+        );
+    }
+    Ok(driver)
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen {
+            key,
+            address,
+            source,
+        })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::Socket)
+}
+
+fn ready_line(
+    config: &Config,
+    data_dir: &DataDir,
+    demo: Option<&DemoKeys>,
+    certificate: &ServerCertificate,
+    &[quic, http, https, admin]: &[SocketAddr; 4],
+) -> Ready {
+    let public_url = config
+        .public_url
+        .as_ref()
+        .map_or_else(|| format!("https://{https}"), |url| url.as_str().to_owned());
+    Ready {
+        ready: true,
+        quic: quic.to_string(),
+        http: format!("http://{http}"),
+        https: format!("https://{https}"),
+        admin: format!("http://{admin}"),
+        public_url,
+        project: demo.map(|_| DEMO_PROJECT.to_owned()),
+        api_key: demo.map(|d| d.api_key.expose().to_owned()),
+        app_key: demo.map(|d| d.app_key.expose().to_owned()),
+        ca: certificate.ca().display().to_string(),
+        data_dir: data_dir.path().display().to_string(),
+    }
+}
+
+/// Opens and reads the store on a thread that may block.
+async fn open_store(
+    config: &Config,
+    data_dir: &DataDir,
+) -> Result<(Box<dyn Store>, Loaded), StartError> {
+    let engine = config.store.engine;
+    let cache_bytes = config.store.cache.bytes();
+    let path = data_dir.db();
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        let mut store = open_engine(engine, &path, cache_bytes)?;
+        let loaded = store.load()?;
+        tracing::info!(
+            registrations = loaded.registrations.len(),
+            queued = loaded.queued_messages,
+            broadcasts = loaded.broadcasts.len(),
+            took = ?started.elapsed(),
+            "the store is open"
+        );
+        Ok((store, loaded))
+    });
+    opened.await.map_err(|_| StartError::Panicked)?
+}
+
+fn open_engine(
+    engine: StoreEngine,
+    path: &Path,
+    cache_bytes: u64,
+) -> Result<Box<dyn Store>, StartError> {
+    // A store is made at most once a second, so no two of a broker share an epoch.
+    let epoch = u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX);
+    Ok(match engine {
+        StoreEngine::Sled => Box::new(Embedded::new(SledMap::open(path, cache_bytes)?, epoch)),
+        StoreEngine::Memory => Box::new(Embedded::new(MemoryMap::default(), epoch)),
+    })
+}
+
+fn intern_projects(
+    config: &Config,
+    demo: Option<&DemoKeys>,
+    store: &mut dyn Store,
+) -> Result<Projects, StartError> {
+    let mut configured: HashMap<String, Project> = config
+        .projects
+        .iter()
+        .map(|(name, project)| (name.as_str().to_owned(), project.clone()))
+        .collect();
+    if let Some(demo) = demo {
+        configured.insert(DEMO_PROJECT.to_owned(), demo.project());
+    }
+    let mut projects = Projects::default();
+    for (name, project) in &configured {
+        let id = store.project(name)?;
+        let texts = |keys: &[crate::config::SecretText]| {
+            keys.iter().map(|k| k.expose().to_owned()).collect()
+        };
+        let keys = ProjectKeys {
+            api_keys: texts(&project.api_keys),
+            app_keys: texts(&project.app_keys),
+        };
+        projects.insert(name, id, &keys);
+    }
+    store.commit()?;
+    Ok(projects)
+}
+
+fn sealer(keyring: &Keyring) -> Result<TokenSealer, StartError> {
+    let stored = keyring.sealing()?;
+    let keys: Vec<SealKey> = stored
+        .as_slice()
+        .iter()
+        .map(|k| SealKey {
+            id: k.id,
+            key: k.key.clone(),
+        })
+        .collect();
+    TokenSealer::new(&keys).ok_or(StartError::NoSealingKey)
+}
+
+fn delivery_settings(config: &Config) -> DeliverySettings {
+    DeliverySettings {
+        ack_window: config.store.ack_window,
+        publish_timeout: config.http.publish_timeout,
+        batch_operations_max: config.store.batch_operations_max,
+        queue: Limits {
+            messages_max: config.queue.messages_max,
+            bytes_max: config.queue.bytes_max.bytes(),
+            policy: match config.queue.policy {
+                QueuePolicy::Evict => FullPolicy::Evict,
+                QueuePolicy::Refuse => FullPolicy::Refuse,
+            },
+        },
+        log: LogLimits {
+            messages_max: config.topic.log_messages_max,
+            bytes_max: config.topic.log_bytes_max.bytes(),
+        },
+        topics_max: config.topic.per_device_max,
+        window: Window {
+            messages: config.session.window_messages,
+            bytes: config.session.window_bytes.bytes(),
+            unresponsive_after: config.session.unresponsive_after,
+        },
+    }
+}
+
+fn admin_router(
+    keyring: &Keyring,
+    readiness: &Arc<Readiness>,
+    gauges: Gauges,
+    drain_asked: &Arc<Notify>,
+) -> Result<axum::Router, StartError> {
+    let drain_asked = Arc::clone(drain_asked);
+    Ok(api::admin_router(AdminState {
+        readiness: Arc::clone(readiness),
+        metrics: telemetry::install(),
+        refresh: Arc::new(move || gauges.refresh()),
+        drain: Arc::new(move || drain_asked.notify_one()),
+        key: AdminKey::new(keyring.admin()?.expose()),
+    }))
+}
+
+/// Runs a future to its end on a thread of its own with a runtime of its own.
+fn spawn<F, T>(
+    name: &str,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> Result<JoinHandle<()>, StartError>
+where
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            runtime.block_on(make());
+        })
+        .map_err(StartError::Thread)
+}
+
+async fn run_shard(driver: Driver, shard: Shard) {
+    if let Err(error) = driver.run(shard).await {
+        tracing::error!(%error, "the shard's socket failed; its devices are gone until a restart");
+    }
+}
+
+async fn join_all(threads: Vec<JoinHandle<()>>) {
+    let joined = tokio::task::spawn_blocking(move || {
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the broker had panicked");
+            }
+        }
+    });
+    let _ = joined.await;
+}
+
+async fn watch_clock(delivery: Arc<Delivery>) {
+    let mut interval = tokio::time::interval(CLOCK_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Some(milliseconds) = delivery.observe_wall_clock(wall_now()) {
+            tracing::warn!(
+                milliseconds,
+                "the system's clock jumped; deadlines follow it slowly, by at most 5 %"
+            );
+        }
+    }
+}
+
+async fn renew_certificate(certificate: Arc<ServerCertificate>) {
+    let mut interval = tokio::time::interval(CERTIFICATE_INTERVAL);
+    loop {
+        interval.tick().await;
+        let certificate = Arc::clone(&certificate);
+        let renewed =
+            tokio::task::spawn_blocking(move || certificate.renew_if_due(SystemTime::now()));
+        match renewed.await {
+            Ok(Ok(true)) => tracing::info!("the server certificate was renewed"),
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the server certificate was not renewed"),
+        }
+    }
+}
+
+fn warn_of_exposure(config: &Config, has_demo_keys: bool) {
+    let listens = [config.quic.listen, config.http.listen, config.https.listen];
+    if has_demo_keys && listens.iter().any(|a| !a.ip().is_loopback()) {
+        tracing::warn!(
+            "the demo project's keys can be used beyond this machine; name a project of your own \
+             in the configuration to be rid of it"
+        );
+    }
+}
+
+fn wall_now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.map_or(0, |d| d.as_millis());
+    UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX))
+}

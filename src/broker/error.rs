@@ -1,0 +1,52 @@
+//! Why a broker did not start. Each names the way out.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::data_dir::{DataDirError, FileError, TlsError};
+use crate::store::StoreError;
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A file of the data directory cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The transport keys are damaged.
+    #[error("keys/transport.key is damaged: {0}; restore it from a backup")]
+    TransportKeys(#[from] petrel_quic::KeysError),
+    /// The device socket cannot be had.
+    #[error("quic.listen: {0}; choose another address, or port 0 for a free one")]
+    Quic(#[from] petrel_quic::BindError),
+    /// A TCP socket cannot be had.
+    #[error("{key}: cannot listen on {address}: {source}; choose another address, or port 0 for a free one")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A socket does not know its own address.
+    #[error("a socket failed: {0}")]
+    Socket(io::Error),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no key to seal tokens with.
+    #[error("keys/token.key holds no key; restore it from a backup")]
+    NoSealingKey,
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}; check the limits of processes and memory")]
+    Thread(io::Error),
+    /// Opening the store panicked.
+    #[error("opening the store failed badly; its log says why. Keep the data directory and start with another one")]
+    Panicked,
+}

@@ -1,0 +1,68 @@
+//! From one publish to many devices.
+//!
+//! What it is: the [`Publisher`], through which every dialect of the API publishes, and the [`Sequencer`], which puts
+//! walks of broadcasts into every shard's mailbox in the order of their ids.
+//!
+//! What it never does: decide who is owed what (that is `delivery`), or send (that is `shard`).
+
+mod sequencer;
+
+use std::sync::Arc;
+
+use petrel_core::Draft;
+use petrel_protocol::{MessageId, ProjectId};
+
+pub use self::sequencer::{SHARD_WALKS_MAX, Sequencer};
+use crate::delivery::{Delivery, PublishError, Target};
+
+/// Publishes to one device or to many.
+pub struct Publisher {
+    delivery: Arc<Delivery>,
+    sequencer: Arc<Sequencer>,
+}
+
+impl Publisher {
+    /// Publishes through these two.
+    #[must_use]
+    pub fn new(delivery: Arc<Delivery>, sequencer: Arc<Sequencer>) -> Self {
+        Self {
+            delivery,
+            sequencer,
+        }
+    }
+
+    /// Publishes a message; returns once it cannot be lost any more, or was now-or-never and its moment is over.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    /// A publish that was begun goes on; one that waits for room is forgotten.
+    pub async fn publish(
+        &self,
+        project: ProjectId,
+        target: Target,
+        draft: Draft,
+    ) -> Result<MessageId, PublishError> {
+        let timeout = self.delivery.settings().publish_timeout;
+        let publish = async {
+            match target {
+                Target::Token(token) => {
+                    let device = self.delivery.resolve(project, &token)?;
+                    self.delivery.publish_to_device(device, draft).await
+                }
+                Target::Topic(topic) => {
+                    let sequencer = Arc::clone(&self.sequencer);
+                    let walk = move |broadcast| sequencer.walk(broadcast);
+                    self.delivery
+                        .publish_to_many(project, topic, draft, walk)
+                        .await
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, publish).await {
+            Ok(published) => published,
+            Err(_) => Err(PublishError::TimedOut),
+        }
+    }
+}
