@@ -41,7 +41,7 @@ use crate::fanout::{Publisher, Sequencer};
 use crate::presence::{Mailbox, Presence, ShardId};
 use crate::shard::{Shard, ShardSettings, SharedStats};
 use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
-use crate::telemetry;
+use crate::telemetry::{self, MetricsHandle};
 
 /// Commands that wait for a shard; a delivery beyond becomes a nudge.
 const MAILBOX_MAX: usize = 65_536;
@@ -76,6 +76,8 @@ impl Broker {
     /// # Errors
     /// [`StartError`], which names the way out. Nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Before anything counts.
+        let metrics = telemetry::install();
         let data_dir = DataDir::open(&config.data_dir)?;
         for warning in data_dir.warnings() {
             tracing::warn!("{warning}");
@@ -166,7 +168,7 @@ impl Broker {
         let admin = tokio::spawn(api::serve(
             admin,
             None,
-            admin_router(&keyring, &readiness, gauges, &drain_asked)?,
+            admin_router(&keyring, metrics, &readiness, gauges, &drain_asked)?,
             ServerSettings::new(64),
             admin_stopped,
         ));
@@ -257,6 +259,9 @@ fn bind_driver(
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let limits = petrel_quic::Limits {
         idle_timeout: config.quic.idle_timeout,
+        handshake_timeout: petrel_quic::Limits::default()
+            .handshake_timeout
+            .min(config.quic.idle_timeout),
         connections_max: count(config.quic.connections_max),
         handshakes_max: count(config.quic.handshakes_max),
         retry_threshold: count(config.quic.retry_threshold),
@@ -438,6 +443,7 @@ fn delivery_settings(config: &Config) -> DeliverySettings {
 
 fn admin_router(
     keyring: &Keyring,
+    metrics: MetricsHandle,
     readiness: &Arc<Readiness>,
     gauges: Gauges,
     drain_asked: &Arc<Notify>,
@@ -445,7 +451,7 @@ fn admin_router(
     let drain_asked = Arc::clone(drain_asked);
     Ok(api::admin_router(AdminState {
         readiness: Arc::clone(readiness),
-        metrics: telemetry::install(),
+        metrics,
         refresh: Arc::new(move || gauges.refresh()),
         drain: Arc::new(move || drain_asked.notify_one()),
         key: AdminKey::new(keyring.admin()?.expose()),

@@ -67,6 +67,9 @@ pub struct Outbox {
     in_flight_bytes: u64,
     /// Acked since the running scan began: it may still contain them.
     acked_meanwhile: Vec<MessageId>,
+    /// Newest message of the device's own queue that was sent. Pushes of these come in order, so one that is not newer
+    /// was overtaken by a scan, which may have found it: sent already, and acked by now.
+    newest_queued: MessageId,
     heard_at: Instant,
     is_scanning: bool,
     /// A message of the running scan did not fit.
@@ -83,6 +86,7 @@ impl Outbox {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             acked_meanwhile: Vec::new(),
+            newest_queued: MessageId::ZERO,
             heard_at: now,
             is_scanning: false,
             is_full: false,
@@ -138,6 +142,9 @@ impl Outbox {
             sent_at: now,
         });
         self.in_flight_bytes += u64::from(bytes);
+        if route == Route::Queue {
+            self.newest_queued = self.newest_queued.max(id);
+        }
     }
 
     /// A message that was just accepted or whose walk came by.
@@ -154,6 +161,7 @@ impl Outbox {
         }
         if self.is_scanning
             || self.is_dirty
+            || (route == Route::Queue && id <= self.newest_queued)
             || self.is_unresponsive(window, now)
             || !self.has_room(window, bytes)
         {

@@ -156,18 +156,11 @@ impl Delivery {
         let device = wants.device;
         let now = self.now();
         let mut items = Vec::new();
-        // One gap for each topic, named by the newest of its broadcasts that was trimmed.
-        let mut trimmed: Vec<(Arc<Broadcast>, u64)> = Vec::new();
+        let mut trimmed = Vec::new();
         for broadcast in self.broadcasts.owed_to(device.ordinal) {
             let message = &broadcast.message;
             if broadcast.stage() == Stage::Trimmed {
-                match trimmed.iter_mut().find(|(b, _)| b.topic() == broadcast.topic()) {
-                    Some((newest, count)) => {
-                        *newest = broadcast;
-                        *count += 1;
-                    }
-                    None => trimmed.push((broadcast, 1)),
-                }
+                trimmed.push(broadcast);
             } else if message.is_expired(device.platform, now) {
                 self.settle_broadcast(&broadcast, device.ordinal, Some(DropReason::Expired));
             } else if message.options(device.platform).urgency >= wants.minimum_urgency {
@@ -178,15 +171,16 @@ impl Delivery {
                 });
             }
         }
-        items.extend(trimmed.into_iter().map(|(broadcast, count)| {
-            let id = gap_id(broadcast.message.id);
-            let mut gap = GapRecord::default();
-            gap.counts.insert(DropReason::Trimmed.as_str().into(), count);
-            let topic = broadcast.topic().map_or("", |t| t.as_str());
+        let gaps = self.gaps.tell(device.ordinal, &trimmed);
+        items.extend(gaps.into_iter().map(|gap| {
+            let id = gap_id(gap.newest);
+            let mut record = GapRecord::default();
+            let reason = DropReason::Trimmed.as_str();
+            record.counts.insert(reason.into(), gap.count);
             Item {
                 id,
                 route: Route::Gap,
-                frame: gap_frame(id, topic, &gap),
+                frame: gap_frame(id, gap.topic.as_str(), &record),
             }
         }));
         items
@@ -250,21 +244,30 @@ impl Delivery {
             sequence: id.sequence & !GAP_BIT,
             ..id
         };
-        match self.broadcasts.find(newest) {
-            Some(told) if told.stage() == Stage::Trimmed => {
-                for broadcast in self.broadcasts.owed_to(device) {
-                    let is_told = broadcast.stage() == Stage::Trimmed
-                        && broadcast.topic() == told.topic()
-                        && broadcast.message.id <= newest;
-                    if is_told {
-                        broadcast.settle(device);
-                    }
-                }
-                Ok(())
+        // One that was told before a restart is known by the broadcast that names it.
+        let told = self.gaps.ack(device, newest).or_else(|| {
+            let told = self.broadcasts.find(newest)?;
+            let log = (told.message.project, told.topic()?.clone());
+            (told.stage() == Stage::Trimmed).then_some((log, MessageId::ZERO))
+        });
+        let Some(((project, topic), after)) = told else {
+            if self.has_queue(device) {
+                return self.settle_stored(device, id);
             }
-            _ if self.has_queue(device) => self.settle_stored(device, id),
-            _ => Ok(()),
+            return Ok(());
+        };
+        for broadcast in self.broadcasts.owed_to(device) {
+            let message = &broadcast.message;
+            let is_told = broadcast.stage() == Stage::Trimmed
+                && message.project == project
+                && broadcast.topic() == Some(&topic)
+                && message.id > after
+                && message.id <= newest;
+            if is_told {
+                broadcast.settle(device);
+            }
         }
+        Ok(())
     }
 
     fn settle_stored(&self, device: Ordinal, id: MessageId) -> Result<(), Busy> {

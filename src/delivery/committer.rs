@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use petrel_core::{DropReason, PerPlatform};
 use petrel_protocol::{ErrorCode, MessageId, Ordinal};
+use roaring::RoaringBitmap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Delivery;
@@ -43,7 +44,8 @@ pub struct Committer {
     held: VecDeque<Arc<Pending>>,
     staged: Vec<Afterwards>,
     reserving: Option<u64>,
-    trimmed: Vec<MessageId>,
+    /// Registrations whose end is staged: the directory does not know yet, and nothing may be stored for them any more.
+    ending: RoaringBitmap,
     housekept_at: Instant,
     bytes_written: u64,
 }
@@ -79,7 +81,7 @@ impl Committer {
             held: VecDeque::new(),
             staged: Vec::new(),
             reserving: None,
-            trimmed: Vec::new(),
+            ending: RoaringBitmap::new(),
             housekept_at: now,
             bytes_written: 0,
         })
@@ -198,6 +200,11 @@ impl Committer {
         }
     }
 
+    /// Whether a device will still be registered after the next commit.
+    fn is_registered(&self, device: Ordinal) -> bool {
+        self.delivery.directory.device(device).is_some() && !self.ending.contains(device.0)
+    }
+
     fn after(&mut self, callback: impl FnOnce() + Send + 'static) {
         self.staged.push(Afterwards::Call(Box::new(callback)));
     }
@@ -219,7 +226,7 @@ impl Committer {
         if !pending.begin_storing() {
             return self.collapse_for(&pending);
         }
-        if delivery.directory.device(pending.device).is_none() {
+        if !self.is_registered(pending.device) {
             delivery.pending.remove(&pending);
             pending.answer(Outcome::Unregistered);
             return Ok(());
@@ -303,7 +310,9 @@ impl Committer {
             if id != broadcast.message.id {
                 count("trim");
                 self.store.trim(id)?;
-                self.trimmed.push(id);
+                let delivery = Arc::clone(&self.delivery);
+                // In the order of operations: it may have been appended in this very group.
+                self.after(move || trimmed(&delivery, id));
             }
         }
         self.after(move || reply(()));
@@ -353,6 +362,10 @@ impl Committer {
                 count("register");
                 Box::new(|| {})
             }
+            Change::Subscribe(..) if !self.is_registered(device) => {
+                let message = "the registration has ended; register anew";
+                return Ok(Err(Refusal::new(ErrorCode::Unregistered, message)));
+            }
             Change::Subscribe(project, topic) => {
                 let most = delivery.settings.topics_max;
                 match self.store.subscribe(device, project, &topic, most)? {
@@ -379,10 +392,12 @@ impl Committer {
             }
             Change::Unregister => {
                 let gone = self.store.unregister(device)?;
+                self.ending.insert(device.0);
                 count("unregister");
                 Box::new(move || {
                     delivery.directory.unregistered(device, &gone.topics);
                     delivery.set_queue(device, false);
+                    delivery.gaps.forget(device);
                     delivery.ledger.drop(DropReason::Unregistered, gone.queued);
                     for broadcast in delivery.broadcasts.all() {
                         let reason = Some(DropReason::Unregistered);
@@ -468,15 +483,13 @@ impl Committer {
         if let Some(end) = self.reserving.take() {
             self.delivery.sequence.extend(end);
         }
-        for id in self.trimmed.drain(..) {
-            trimmed(&self.delivery, id);
-        }
         for afterwards in self.staged.drain(..) {
             match afterwards {
                 Afterwards::Queued(pending, dropped) => queued(&self.delivery, &pending, &dropped),
                 Afterwards::Call(callback) => callback(),
             }
         }
+        self.ending.clear();
     }
 }
 
@@ -494,6 +507,8 @@ fn queued(delivery: &Delivery, pending: &Pending, dropped: &[(MessageId, DropRea
 
 /// A broadcast is durable: it is owed from now on, and replaces older ones of its topic and collapse key.
 pub(super) fn broadcast_committed(delivery: &Delivery, broadcast: &Broadcast) {
+    // A registration may have ended between the choice of the audience and the place among the operations.
+    delivery.settle_for_dead(broadcast);
     delivery.ledger.accept(broadcast.owed().len());
     broadcast.set_stage(Stage::Live);
     let keys = broadcast

@@ -17,11 +17,14 @@ mod attach;
 mod broadcasts;
 mod command;
 mod committer;
+mod gaps;
 mod ledger;
 mod operation;
 mod pending;
 mod publish;
 mod requests;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -42,6 +45,7 @@ pub use self::pending::Pending;
 pub use self::publish::{PublishError, Target};
 
 use self::broadcasts::{Broadcasts, Stage};
+use self::gaps::Gaps;
 use self::pending::PendingMap;
 use crate::directory::Directory;
 use crate::presence::{Mailbox, Presence};
@@ -79,6 +83,7 @@ pub struct Delivery {
     mailboxes: Vec<Arc<Mailbox<Command>>>,
     pending: PendingMap,
     broadcasts: Broadcasts,
+    gaps: Gaps,
     /// Held while a broadcast gets its id, its audience and its place among the operations: their order is one.
     broadcast_order: Mutex<()>,
     /// Devices with something in their stored queue.
@@ -110,6 +115,7 @@ impl Delivery {
             mailboxes,
             pending: PendingMap::default(),
             broadcasts: Broadcasts::default(),
+            gaps: Gaps::default(),
             broadcast_order: Mutex::new(()),
             queued: RwLock::new(loaded.queued),
             stored: loaded.queued_messages.into(),
@@ -125,6 +131,8 @@ impl Delivery {
             let owed = Owed::restored(stored.targeted, stored.settled);
             let message = Arc::new(stored.message);
             let broadcast = Broadcast::new(message, stored.bytes, owed, stage);
+            // Settled sets are written behind: that of a registration's end may be missing.
+            delivery.settle_for_dead(&broadcast);
             if stage == Stage::Live {
                 // Within its limits when it was written; a smaller limit bites with the next broadcast.
                 let all = LogLimits {
@@ -203,6 +211,15 @@ impl Delivery {
     fn stored_deliveries(&self) -> u64 {
         let stored = self.stored.load(std::sync::atomic::Ordering::Acquire);
         stored + self.broadcasts.totals().0
+    }
+
+    /// Settles a broadcast for whoever is not registered any more. Nobody is left to ack it.
+    fn settle_for_dead(&self, broadcast: &Broadcast) {
+        let owed = broadcast.owed_set();
+        let project = broadcast.message.project;
+        let alive = self.directory.by_variant(project, &owed);
+        let dead = alive.iter().fold(owed, |dead, alive| dead - alive);
+        broadcast.settle_all(&dead);
     }
 
     fn has_queue(&self, device: Ordinal) -> bool {

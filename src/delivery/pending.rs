@@ -31,7 +31,8 @@ pub(super) enum Phase {
     Open,
     /// In the batch that is being committed.
     Storing,
-    /// Acked, or replaced by a newer one: the store need not see it.
+    /// Acked, or replaced by a newer one: nobody needs to be sent it. The store need not see it either, unless it is in
+    /// the batch that is being committed; then the store settles it.
     Settled,
 }
 
@@ -114,6 +115,12 @@ impl Pending {
         }
         was_open
     }
+
+    /// Its device has it: no scan finds it among the pending any more. Whether nothing of it is on its way to the store.
+    fn ack(&self) -> bool {
+        let before = std::mem::replace(&mut self.lock().phase, Phase::Settled);
+        before == Phase::Open
+    }
 }
 
 /// What an ack for a pending message found.
@@ -181,7 +188,7 @@ impl PendingMap {
         let Some(at) = list.iter().position(|p| p.message.id == id) else {
             return Acked::Unknown;
         };
-        let acked = if list[at].settle() {
+        let acked = if list[at].ack() {
             let pending = list.remove(at);
             pending.answer(Outcome::Safe);
             Acked::Elided

@@ -43,6 +43,10 @@ impl Shard {
                     shard.send(core, session, frame);
                     session.close_code = ErrorCode::Draining;
                 }
+                // With acks outstanding the wait is longer; the last of them comes here too.
+                if session.outbox.in_flight().next().is_none() {
+                    shard.close_soon(session.conn, now);
+                }
             });
         }
     }

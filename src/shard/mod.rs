@@ -72,6 +72,10 @@ pub struct Shard {
     /// By slot of the connection.
     sessions: Vec<Option<Box<Session>>>,
     session_count: usize,
+    /// Sum over all sessions.
+    unsent_bytes: usize,
+    /// When the statistics have to be published, if anything happened since they were.
+    stats_at: Option<Instant>,
     commands: Vec<Command>,
     walks: VecDeque<Walk>,
     /// Both in the order of their deadlines, because each has one duration.
@@ -107,6 +111,8 @@ impl Shard {
             stats,
             sessions: Vec::new(),
             session_count: 0,
+            unsent_bytes: 0,
+            stats_at: None,
             commands: Vec::new(),
             walks: VecDeque::new(),
             openings: VecDeque::new(),
@@ -146,7 +152,7 @@ impl Shard {
         let Some(mut session) = self.take(conn) else {
             return;
         };
-        let device = session.device;
+        let (device, unsent_bytes) = (session.device, session.unsent_bytes);
         let acted = catch_unwind(AssertUnwindSafe(|| {
             act(self, core, &mut session);
             session
@@ -158,6 +164,7 @@ impl Shard {
                 telemetry::counter(Metric::ShardPanics, 1);
                 tracing::error!("a panic in handling one device closed that device");
                 self.session_count -= 1;
+                self.unsent_bytes = self.unsent_bytes.saturating_sub(unsent_bytes);
                 if let Some(device) = device {
                     self.delivery.detach(device.ordinal, self.place(conn));
                 }
@@ -180,6 +187,7 @@ impl Shard {
     fn closed(&mut self, conn: ConnId) {
         if let Some(mut session) = self.take(conn) {
             self.session_count -= 1;
+            self.unsent_bytes -= session.unsent_bytes;
             self.leave(&mut session);
         }
     }
@@ -217,7 +225,7 @@ impl Shard {
                 BrokerEvent::Request(request) => self.request(core, session, request),
                 BrokerEvent::Ack { epoch, sequences } => {
                     for sequence in sequences {
-                        self.ack(session, MessageId { epoch, sequence });
+                        self.ack(session, MessageId { epoch, sequence }, now);
                     }
                     self.tell_settled(core, session);
                 }
@@ -242,11 +250,14 @@ impl Shard {
         }
     }
 
-    fn ack(&mut self, session: &mut Session, id: MessageId) {
+    fn ack(&mut self, session: &mut Session, id: MessageId, now: Instant) {
         let Some(device) = session.device else {
             return;
         };
         let route = session.outbox.ack(id).map(|acked: InFlight| acked.route);
+        if self.drain.is_some() && session.outbox.in_flight().next().is_none() {
+            self.close_soon(session.conn, now);
+        }
         session.acks_since_settled = session.acks_since_settled.saturating_add(1);
         if self.delivery.ack(device.ordinal, id, route).is_err() {
             if self.kept_acks.len() < ACKS_KEPT_MAX {
@@ -286,15 +297,23 @@ impl Shard {
             self.send(core, session, frame);
             self.leave(session);
             session.close_code = code;
-            self.closings
-                .push_back((now + CLOSING_GRACE, session.conn));
+            self.close_soon(session.conn, now);
         }
     }
 
+    /// Closes the connection after the grace, unless the device does it first.
+    fn close_soon(&mut self, conn: ConnId, now: Instant) {
+        self.closings.push_back((now + CLOSING_GRACE, conn));
+    }
+
     fn send(&mut self, core: &mut ShardCore, session: &mut Session, frame: Bytes) {
-        if !session.unsent.is_empty() {
-            session.push_unsent(frame);
-        } else if let Err(SendError::Full(frame)) = core.send(session.conn, frame) {
+        let refused = if session.unsent.is_empty() {
+            core.send(session.conn, frame)
+        } else {
+            Err(SendError::Full(frame))
+        };
+        if let Err(SendError::Full(frame)) = refused {
+            self.unsent_bytes += frame.len();
             session.push_unsent(frame);
         }
         if session.unsent_bytes > UNSENT_BYTES_PAUSE && !session.is_paused {
@@ -305,13 +324,17 @@ impl Shard {
 
     fn writable(&mut self, core: &mut ShardCore, session: &mut Session) {
         while let Some(frame) = session.pop_unsent() {
+            let bytes = frame.len();
             match core.send(session.conn, frame) {
-                Ok(()) => {}
+                Ok(()) => self.unsent_bytes -= bytes,
                 Err(SendError::Full(frame)) => {
                     session.unpop_unsent(frame);
                     break;
                 }
-                Err(SendError::Gone) => return,
+                Err(SendError::Gone) => {
+                    self.unsent_bytes -= bytes;
+                    return;
+                }
             }
         }
         if session.is_paused && session.unsent_bytes <= UNSENT_BYTES_PAUSE / 2 {
@@ -408,7 +431,7 @@ impl App for Shard {
         let opening = self.openings.front().map(|&(at, _)| at);
         let closing = self.closings.front().map(|&(at, _)| at);
         let drain = self.drain.as_ref().map(Drain::deadline);
-        [opening, closing, self.retry_at, drain]
+        [opening, closing, self.retry_at, self.stats_at, drain]
             .into_iter()
             .flatten()
             .min()

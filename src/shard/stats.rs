@@ -37,21 +37,16 @@ impl Shard {
     pub(super) fn publish_stats(&mut self, core: &ShardCore, now: Instant) {
         let shared = Arc::clone(&self.stats.0);
         let mut stats = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = stats
-            .taken_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL);
-        if is_due {
+        let due = stats.taken_at.map_or(now, |at| at + INTERVAL);
+        if due > now {
+            self.stats_at = Some(due);
+        } else {
+            self.stats_at = None;
             let records = self.sessions.capacity() * size_of::<usize>()
                 + self.session_count * size_of::<super::session::Session>();
-            let unsent: usize = self
-                .sessions
-                .iter()
-                .flatten()
-                .map(|s| s.unsent_bytes)
-                .sum();
             *stats = ShardStats {
                 sessions: self.session_count as u64,
-                session_bytes: (records + unsent) as u64,
+                session_bytes: (records + self.unsent_bytes) as u64,
                 quic: core.stats(),
                 taken_at: Some(now),
             };
