@@ -241,7 +241,13 @@ struct Phone {
 }
 
 impl Phone {
-    fn new(number: usize, host: HostId, broker: HostId, sim: &mut Sim, setup: &ClientSetup) -> Self {
+    fn new(
+        number: usize,
+        host: HostId,
+        broker: HostId,
+        sim: &mut Sim,
+        setup: &ClientSetup,
+    ) -> Self {
         let register = wire::Register {
             secret: vec![number as u8; 32].into(),
             ..wire::Register::default()
@@ -442,8 +448,12 @@ impl World {
         assert_eq!(self.broker.sessions.len(), 0, "nothing leaked");
         for host in self.hosts.iter().copied().chain([self.broker.host]) {
             let stats = self.sim.core(host).stats();
-            let connections =
-                [stats.connections, stats.handshakes, stats.connecting, stats.lingering];
+            let connections = [
+                stats.connections,
+                stats.handshakes,
+                stats.connecting,
+                stats.lingering,
+            ];
             let bytes = [stats.remainder_bytes, stats.event_bytes, stats.reply_bytes];
             assert_eq!((connections, bytes), ([0; 4], [0; 3]), "nothing leaked");
         }
@@ -458,7 +468,10 @@ fn every_frame_arrives_once_and_in_order_over_a_bad_network() {
         let mut world = World::new(seed);
         world.run_until("all are served", |w| w.phones.iter().all(Phone::is_served));
         let net = world.sim.stats();
-        assert!(net.lost > 100 && net.duplicated > 20, "seed {seed}: {net:?}");
+        assert!(
+            net.lost > 100 && net.duplicated > 20,
+            "seed {seed}: {net:?}"
+        );
         assert!(world.phones.iter().all(|phone| phone.repeats == 0));
         assert_eq!(world.broker.replaced, 0);
         world.end();

@@ -39,9 +39,8 @@ static DEFAULTS: Pool = Pool::new("");
 static SMALL_WINDOW: Pool = Pool::new("[session]\nwindow_messages = 4\n");
 
 /// A broker that keeps little.
-static SMALL_QUEUES: Pool = Pool::new(
-    "[queue]\nmessages_max = 3\n[topic]\nlog_messages_max = 2\nper_device_max = 3\n",
-);
+static SMALL_QUEUES: Pool =
+    Pool::new("[queue]\nmessages_max = 3\n[topic]\nlog_messages_max = 2\nper_device_max = 3\n");
 
 /// A broker that waits for nobody.
 static IMPATIENT: Pool =

@@ -6,7 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where tests of the protocol live.
-const ROOMS: [&str; 7] = ["tests", "protocol/src", "core/src", "quic/src", "quic/tests", "client/tests", "src"];
+const ROOMS: [&str; 7] = [
+    "tests",
+    "protocol/src",
+    "core/src",
+    "quic/src",
+    "quic/tests",
+    "client/tests",
+    "src",
+];
 
 /// What marks a test, as it stands alone on a line.
 const ATTRIBUTES: [&str; 2] = ["#[test]", "#[tokio::test"];
@@ -20,7 +28,9 @@ fn cited(text: &str) -> BTreeSet<u32> {
     text.split("PROTO-")
         .skip(1)
         .filter_map(|rest| {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
             rest[..digits].parse().ok()
         })
         .collect()
@@ -30,7 +40,10 @@ fn cited(text: &str) -> BTreeSet<u32> {
 fn defined() -> BTreeSet<u32> {
     let document = std::fs::read_to_string(root().join("docs/protocol.md")).unwrap();
     let mut numbers = BTreeSet::new();
-    for line in document.lines().filter(|line| line.starts_with("- **PROTO-")) {
+    for line in document
+        .lines()
+        .filter(|line| line.starts_with("- **PROTO-"))
+    {
         let number = *cited(&line[..line.rfind("**").unwrap()]).first().unwrap();
         assert!(numbers.insert(number), "PROTO-{number} is defined twice");
     }
@@ -59,7 +72,10 @@ fn comments_of_tests(source: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = source.lines().collect();
     let mut tests = Vec::new();
     for (at, line) in lines.iter().enumerate() {
-        if !ATTRIBUTES.iter().any(|attribute| line.trim_start().starts_with(attribute)) {
+        if !ATTRIBUTES
+            .iter()
+            .any(|attribute| line.trim_start().starts_with(attribute))
+        {
             continue;
         }
         let is_head = |line: &&&str| {
@@ -92,7 +108,10 @@ fn tests_by_number() -> BTreeMap<u32, Vec<String>> {
             let place = file.strip_prefix(root()).unwrap().display();
             for (name, comments) in comments_of_tests(&source) {
                 for number in cited(&comments) {
-                    by_number.entry(number).or_default().push(format!("{place}: {name}"));
+                    by_number
+                        .entry(number)
+                        .or_default()
+                        .push(format!("{place}: {name}"));
                 }
             }
         }
@@ -103,8 +122,14 @@ fn tests_by_number() -> BTreeMap<u32, Vec<String>> {
 #[test]
 fn every_requirement_is_cited_by_a_test() {
     let tests = tests_by_number();
-    let missing: Vec<_> = defined().into_iter().filter(|n| !tests.contains_key(n)).collect();
-    assert!(missing.is_empty(), "no test cites these PROTO numbers: {missing:?}");
+    let missing: Vec<_> = defined()
+        .into_iter()
+        .filter(|n| !tests.contains_key(n))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "no test cites these PROTO numbers: {missing:?}"
+    );
 }
 
 #[test]
@@ -112,7 +137,10 @@ fn every_cited_requirement_is_defined() {
     let defined = defined();
     assert!(defined.len() > 30, "the document is not read: {defined:?}");
     for (number, tests) in tests_by_number() {
-        assert!(defined.contains(&number), "PROTO-{number} is not in docs/protocol.md: {tests:?}");
+        assert!(
+            defined.contains(&number),
+            "PROTO-{number} is not in docs/protocol.md: {tests:?}"
+        );
     }
     // Also where code says which requirement it obeys.
     for room in ROOMS.iter().chain(&["client/src"]) {
@@ -123,7 +151,11 @@ fn every_cited_requirement_is_defined() {
                 .difference(&defined)
                 .copied()
                 .collect();
-            assert!(unknown.is_empty(), "{}: {unknown:?} are not defined", file.display());
+            assert!(
+                unknown.is_empty(),
+                "{}: {unknown:?} are not defined",
+                file.display()
+            );
         }
     }
 }

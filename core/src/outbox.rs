@@ -72,7 +72,7 @@ pub struct Outbox {
     newest_queued: MessageId,
     heard_at: Instant,
     is_scanning: bool,
-    /// A message of the running scan did not fit.
+    /// A message of the running or of the last scan did not fit. Until an ack makes room no scan can do better.
     is_full: bool,
     /// Something may be owed that was not sent.
     is_dirty: bool,
@@ -178,6 +178,7 @@ impl Outbox {
         let at = self.in_flight.iter().position(|m| m.id == id)?;
         let acked = self.in_flight.remove(at)?;
         self.in_flight_bytes -= u64::from(acked.bytes);
+        self.is_full &= self.is_scanning;
         if self.is_scanning {
             self.acked_meanwhile.push(id);
         }
@@ -200,7 +201,7 @@ impl Outbox {
     pub fn poll_scan(&mut self, window: Window, now: Instant) -> Option<usize> {
         let has_half =
             self.in_flight.len() * 2 <= window.messages && self.in_flight_bytes * 2 <= window.bytes;
-        let may_scan = has_half || self.in_flight.is_empty();
+        let may_scan = !self.is_full && (has_half || self.in_flight.is_empty());
         if !self.is_dirty || self.is_scanning || !may_scan || self.is_unresponsive(window, now) {
             return None;
         }
@@ -234,7 +235,8 @@ impl Outbox {
     pub fn finish_scan(&mut self, is_complete: bool) {
         self.is_scanning = false;
         self.is_dirty |= self.is_full || !is_complete;
-        self.is_full = false;
+        // What was acked meanwhile may have made room already.
+        self.is_full &= self.acked_meanwhile.is_empty() && !self.in_flight.is_empty();
         self.acked_meanwhile = Vec::new();
     }
 }

@@ -252,9 +252,9 @@ impl<A: App> Running<A> {
     }
 
     fn fire_timers(&mut self, now: Instant) {
-        if self.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.core.handle_timeout(now);
-        }
+        // Also when nothing is due: it sets the clock that this turn's commands start their timers by. A `close` after a
+        // long sleep would else be over before it began, and the peer's answer would meet a stateless reset.
+        self.core.handle_timeout(now);
         if self.app.poll_timeout().is_some_and(|at| at <= now) {
             self.app.handle_timeout(&mut self.core, now);
         }

@@ -102,7 +102,10 @@ async fn demo(args: &Args) -> Result<(), Failure> {
         progress: &progress,
         began: Instant::now(),
     };
-    let report = story.tell(args.devices as usize).await?;
+    let report = story
+        .tell(args.devices as usize)
+        .await
+        .map_err(|failure| home.explain(&failure))?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", report.json()?)?;
@@ -113,14 +116,12 @@ async fn demo(args: &Args) -> Result<(), Failure> {
     if report.is_good() {
         return Ok(());
     }
-    let mut text = "a check did not hold".to_owned();
-    if args.json {
-        text = format!("{text}:\n{}", report.checks_text());
-    }
-    Err(Failure::new(format!(
-        "{text}\nthe broker's last words:\n{}",
-        home.log_tail()
-    )))
+    let failure = if args.json {
+        Failure::new(format!("a check did not hold:\n{}", report.checks_text()))
+    } else {
+        Failure::new("a check did not hold")
+    };
+    Err(home.explain(&failure))
 }
 
 /// The chapters, in order.

@@ -115,7 +115,7 @@ impl Delivery {
         self.pending
             .of(wants.device.ordinal)
             .into_iter()
-            .filter(|p| p.phase() != Phase::Settled)
+            .filter(|p| matches!(p.phase(), Phase::Open | Phase::Storing))
             .filter(|p| {
                 let options = p.message.options(platform);
                 options.urgency >= wants.minimum_urgency && options.deadline > now
@@ -248,7 +248,8 @@ impl Delivery {
         let told = self.gaps.ack(device, newest).or_else(|| {
             let told = self.broadcasts.find(newest)?;
             let log = (told.message.project, told.topic()?.clone());
-            (told.stage() == Stage::Trimmed).then_some((log, MessageId::ZERO))
+            let is_older = told.stage() == Stage::Trimmed && !self.gaps.knows(device);
+            is_older.then_some((log, MessageId::ZERO))
         });
         let Some(((project, topic), after)) = told else {
             if self.has_queue(device) {
@@ -282,7 +283,7 @@ impl Delivery {
         if broadcast.is_transient()
             && let Some(sent) = broadcast.end_walk(sent)
         {
-            let left = broadcast.owed().len().saturating_sub(sent);
+            let left = broadcast.owed().targeted().len().saturating_sub(sent);
             self.ledger.drop_transient(left);
         }
     }

@@ -112,6 +112,13 @@ impl Broadcast {
         self.is_dirty.swap(false, Ordering::AcqRel)
     }
 
+    /// Claims a now-or-never broadcast for the one session of a device that is sent it; whether that was free. A device
+    /// that changes its place during the walks is met more than once.
+    #[must_use]
+    pub fn take(&self, device: Ordinal) -> bool {
+        self.owed().settle(device)
+    }
+
     pub(super) fn begin_walks(&self, shards: u64) {
         self.walking.store(shards, Ordering::Release);
     }

@@ -77,6 +77,11 @@ impl Gaps {
         Some((log, after))
     }
 
+    /// Whether a device was told of anything since the start.
+    pub(super) fn knows(&self, device: Ordinal) -> bool {
+        self.lock().contains_key(&device)
+    }
+
     /// Forgets a device whose registration has ended.
     pub(super) fn forget(&self, device: Ordinal) {
         self.lock().remove(&device);

@@ -31,9 +31,11 @@ pub(super) enum Phase {
     Open,
     /// In the batch that is being committed.
     Storing,
-    /// Acked, or replaced by a newer one: nobody needs to be sent it. The store need not see it either, unless it is in
-    /// the batch that is being committed; then the store settles it.
+    /// Acked: nobody needs to be sent it. The store need not see it either, unless it is in the batch that is being
+    /// committed; then the store settles it.
     Settled,
+    /// A newer one stands for it, and replaces in the store what this one would have: it may yet be refused or lost.
+    Replaced,
 }
 
 struct State {
@@ -106,12 +108,12 @@ impl Pending {
         was_open
     }
 
-    /// Settles it if nothing of it is on its way to the store; whether it did.
-    fn settle(&self) -> bool {
+    /// Lets a newer one stand for it if nothing of it is on its way to the store; whether it did.
+    fn replace(&self) -> bool {
         let mut state = self.lock();
         let was_open = state.phase == Phase::Open;
         if was_open {
-            state.phase = Phase::Settled;
+            state.phase = Phase::Replaced;
         }
         was_open
     }
@@ -165,7 +167,7 @@ impl PendingMap {
         let mut replaced = 0;
         if let Some(key) = pending.collapse_key() {
             entry.retain(|old| {
-                let is_replaced = old.collapse_key() == Some(key) && old.settle();
+                let is_replaced = old.collapse_key() == Some(key) && old.replace();
                 if is_replaced {
                     let answers = std::mem::take(&mut old.lock().answers);
                     pending.lock().answers.extend(answers);

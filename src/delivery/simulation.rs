@@ -10,6 +10,7 @@
 mod device;
 mod hooked;
 mod publisher;
+mod race;
 mod rest;
 mod seeded;
 mod shard;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use self::world::{World, crash, lock, start};
 use crate::delivery::Committer;
+use crate::presence::Presence;
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 400;
@@ -83,15 +85,20 @@ fn simulate(world: &Arc<Mutex<World>>) {
     lock(world).check();
 }
 
-fn run(seed: u64) {
-    let world = Arc::new(Mutex::new(World::new(seed)));
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| simulate(&world))) {
-        for line in &lock(&world).trace {
+/// Acts; a panic is preceded by the steps that led to it.
+fn explain(world: &Mutex<World>, what: &str, act: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(act)) {
+        for line in &lock(world).trace {
             println!("{line}");
         }
-        println!("rerun with PETREL_SIM_SEED={seed}");
+        println!("this was {what}");
         resume_unwind(panic);
     }
+}
+
+fn run(seed: u64, presence: &Arc<Presence>) {
+    let world = Arc::new(Mutex::new(World::new(seed, Arc::clone(presence))));
+    explain(&world, &format!("PETREL_SIM_SEED={seed}"), || simulate(&world));
 }
 
 fn from_env(name: &str) -> Option<u64> {
@@ -100,10 +107,11 @@ fn from_env(name: &str) -> Option<u64> {
 
 #[test]
 fn nothing_answered_is_lost_whatever_happens() {
+    let presence = Arc::default();
     if let Some(seed) = from_env("PETREL_SIM_SEED") {
-        return run(seed);
+        return run(seed, &presence);
     }
     for seed in 0..from_env("PETREL_SIM_SEEDS").unwrap_or(SEEDS) {
-        run(seed);
+        run(seed, &presence);
     }
 }

@@ -276,9 +276,9 @@ impl Shard {
         if session.acks_since_settled < ACKS_PER_SETTLED || !session.outbox.is_idle() {
             return;
         }
-        session.acks_since_settled = 0;
         let up_to = self.delivery.settled_up_to(device.ordinal);
         if up_to > MessageId::ZERO {
+            session.acks_since_settled = 0;
             self.send(core, session, BrokerSession::settled(up_to));
         }
     }

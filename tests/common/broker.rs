@@ -117,7 +117,9 @@ impl Broker {
     /// Sends SIGTERM and returns at once.
     pub(crate) fn ask_to_end(&self) {
         let pid = self.process.child.id();
-        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {pid}")]).status();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -TERM {pid}")])
+            .status();
         assert!(sent.unwrap().success(), "SIGTERM to {pid}");
     }
 
@@ -186,7 +188,10 @@ impl Process {
             .arg(dir.path().join("petrel.toml"))
             .arg("--data-dir")
             .arg(dir.path().join("data"));
-        for (flag, address) in ["--quic", "--http", "--https", "--admin"].iter().zip(addresses) {
+        for (flag, address) in ["--quic", "--http", "--https", "--admin"]
+            .iter()
+            .zip(addresses)
+        {
             command.arg(flag).arg(address.to_string());
         }
         command.args(&options.flags);

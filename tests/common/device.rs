@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use petrel_protocol::session::{DeviceEvent, DeviceSession, RequestId, Welcomed};
-use petrel_protocol::wire::{Deliver, Gap, Goodbye, Hello, Register, Subscribe, Unsubscribe, to_broker};
+use petrel_protocol::wire::{
+    Deliver, Gap, Goodbye, Hello, Register, Subscribe, Unsubscribe, to_broker,
+};
 use petrel_protocol::{MessageId, wire};
 use quinn::TransportConfig;
 
@@ -123,7 +125,9 @@ impl RawDevice {
         }
         loop {
             match self.session.poll_event() {
-                Some(DeviceEvent::Fault(code, text)) => panic!("the broker broke a rule: {code} {text}"),
+                Some(DeviceEvent::Fault(code, text)) => {
+                    panic!("the broker broke a rule: {code} {text}")
+                }
                 Some(event) => return Ok(event),
                 None => {}
             }
@@ -255,9 +259,7 @@ impl RawDevice {
 
     /// A request that changes nothing, answered once everything before it is durable.
     pub(crate) async fn round_trip(&mut self) {
-        let done = self
-            .unsubscribe("never-subscribed")
-            .await;
+        let done = self.unsubscribe("never-subscribed").await;
         assert_eq!(done, Ok(()));
     }
 

@@ -112,7 +112,11 @@ impl Wire {
 
     /// The next bytes; `None` when the connection is closed.
     pub(crate) async fn bytes(&mut self) -> Option<Bytes> {
-        let read = within("bytes of the broker", self.recv.read_chunk(usize::MAX, true)).await;
+        let read = within(
+            "bytes of the broker",
+            self.recv.read_chunk(usize::MAX, true),
+        )
+        .await;
         match read {
             Ok(Some(chunk)) => Some(chunk.bytes),
             Err(ReadError::ConnectionLost(_)) => None,

@@ -33,7 +33,12 @@ async fn acks_come_batched_in_any_order_and_repeated() {
     let ids = publish(&api, &device.token, 6).await;
     assert_eq!(device.labels(6).await, ["1", "2", "3", "4", "5", "6"]);
     let epoch = ids[0].epoch;
-    let of = |labels: &[usize]| labels.iter().map(|n| ids[n - 1].sequence).collect::<Vec<_>>();
+    let of = |labels: &[usize]| {
+        labels
+            .iter()
+            .map(|n| ids[n - 1].sequence)
+            .collect::<Vec<_>>()
+    };
     for batch in [&[6][..], &[3, 1], &[3, 3, 6, 1], &[1]] {
         device.say(ack(epoch, of(batch))).await;
     }
@@ -89,7 +94,9 @@ async fn an_ack_of_a_closing_session_counts() {
     let ids = [id(&old.message().await), id(&old.message().await)];
     let new = old.again(&broker).await;
     // The machine of the SDK is done once it has read `Replaced`; the frame goes by hand.
-    old.wire.send_frame(ack(ids[0].epoch, [ids[0].sequence])).await;
+    old.wire
+        .send_frame(ack(ids[0].epoch, [ids[0].sequence]))
+        .await;
     old.wire.end().await.expect(ErrorCode::Replaced);
     let hello = new.hello();
     new.goodbye().await;
@@ -123,8 +130,13 @@ async fn made_up_acks_change_nothing() {
     }
     for bit in [0, 1 << 63, 1 << 62] {
         let others = queued.iter().map(|id| id.sequence | bit);
-        liar.say(ack(epoch, others.chain([broadcast.sequence | bit]))).await;
-        liar.say(ack(epoch, (last + 1..=last + 200).map(|sequence| sequence | bit))).await;
+        liar.say(ack(epoch, others.chain([broadcast.sequence | bit])))
+            .await;
+        liar.say(ack(
+            epoch,
+            (last + 1..=last + 200).map(|sequence| sequence | bit),
+        ))
+        .await;
     }
     liar.say(ack(epoch, [0, u64::MAX])).await;
     liar.round_trip().await;

@@ -27,14 +27,21 @@ async fn a_handshake_without_our_alpn_is_refused() {
     let broker = DEFAULTS.broker();
     for alpn in ["petrel/2", "petrel", "h3", "Petrel/1"] {
         let refused = connect(&broker, alpn.as_bytes(), |_| {}).await.unwrap_err();
-        assert_eq!(Closed::from(refused), Closed::Transport(NO_APPLICATION_PROTOCOL), "{alpn}");
+        assert_eq!(
+            Closed::from(refused),
+            Closed::Transport(NO_APPLICATION_PROTOCOL),
+            "{alpn}"
+        );
     }
     let mut none = tls(&broker);
     none.alpn_protocols.clear();
     let endpoint = endpoint(none, |_| {});
     let connecting = endpoint.connect(broker.ready.quic, SERVER_NAME).unwrap();
     let refused = within("a refusal", connecting).await.unwrap_err();
-    assert_eq!(Closed::from(refused), Closed::Transport(NO_APPLICATION_PROTOCOL));
+    assert_eq!(
+        Closed::from(refused),
+        Closed::Transport(NO_APPLICATION_PROTOCOL)
+    );
 }
 
 /// Remembers what the tickets of a broker allow.
@@ -80,11 +87,24 @@ async fn early_data_is_refused() {
     let endpoint = endpoint(tls, |_| {});
     let connecting = endpoint.connect(broker.ready.quic, SERVER_NAME).unwrap();
     let first = within("a connection", connecting).await.unwrap();
-    eventually("a ticket", async || !tickets.early_bytes_max.lock().unwrap().is_empty()).await;
-    assert!(tickets.early_bytes_max.lock().unwrap().iter().all(|&bytes| bytes == 0));
+    eventually("a ticket", async || {
+        !tickets.early_bytes_max.lock().unwrap().is_empty()
+    })
+    .await;
+    assert!(
+        tickets
+            .early_bytes_max
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|&bytes| bytes == 0)
+    );
     first.close(VarInt::from_u32(0), b"");
     let connecting = endpoint.connect(broker.ready.quic, SERVER_NAME).unwrap();
-    assert!(connecting.into_0rtt().is_err(), "no early data with that ticket");
+    assert!(
+        connecting.into_0rtt().is_err(),
+        "no early data with that ticket"
+    );
 }
 
 /// PROTO-2: beside the one stream nothing is granted: no second one, no unidirectional one, no datagrams.
@@ -133,13 +153,19 @@ async fn a_device_that_ends_its_stream_is_closed() {
         let mut device = RawDevice::register(&broker).await;
         commit(&mut device.wire);
         let closed = device.wire.closed().await;
-        assert!(matches!(closed, Closed::Application(is, _) if is == u64::from(code)), "{sin:?}: {closed:?}");
+        assert!(
+            matches!(closed, Closed::Application(is, _) if is == u64::from(code)),
+            "{sin:?}: {closed:?}"
+        );
 
         let mut stranger = Wire::open(&broker).await;
         stranger.send(&[100]).await;
         commit(&mut stranger);
         let closed = stranger.closed().await;
-        assert!(matches!(closed, Closed::Application(is, _) if is == u64::from(code)), "{sin:?}: {closed:?}");
+        assert!(
+            matches!(closed, Closed::Application(is, _) if is == u64::from(code)),
+            "{sin:?}: {closed:?}"
+        );
 
         device.again(&broker).await.goodbye().await;
     }
@@ -155,7 +181,8 @@ async fn a_silent_connection_ends_and_one_that_pings_stays() {
     let api = Api::new(&broker);
     let register = |wire: Wire| async {
         let mut wire = wire;
-        wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker))).await;
+        wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker)))
+            .await;
         wire.welcomed().await.unwrap();
         wire
     };
@@ -166,9 +193,17 @@ async fn a_silent_connection_ends_and_one_that_pings_stays() {
     let silent = register(Wire::open(&broker).await).await;
     assert_eq!(api.metric("petrel_presence_online", "").await, 2.0);
     assert_eq!(silent.closed().await, Closed::Otherwise("timed out".into()));
-    eventually("one to be gone", async || api.metric("petrel_presence_online", "").await <= 1.0).await;
+    eventually("one to be gone", async || {
+        api.metric("petrel_presence_online", "").await <= 1.0
+    })
+    .await;
     let device = RawDevice::register(&broker).await;
     assert_eq!(device.welcome.keep_alive_seconds, 1);
-    pings.send_frame(to_broker::Frame::Subscribe(Default::default())).await;
-    assert!(pings.frame().await.is_some(), "it is still there, and answered");
+    pings
+        .send_frame(to_broker::Frame::Subscribe(Default::default()))
+        .await;
+    assert!(
+        pings.frame().await.is_some(),
+        "it is still there, and answered"
+    );
 }

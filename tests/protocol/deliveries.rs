@@ -31,7 +31,9 @@ fn assert_in_order_by_address(labels: &[String], from: usize, to: usize) {
     for is_broadcast in [false, true] {
         let came = labels.iter().map(|label| label.parse::<usize>().unwrap());
         let came: Vec<_> = came.filter(|n| (n % 3 == 0) == is_broadcast).collect();
-        let expected: Vec<_> = (from..=to).filter(|n| (n % 3 == 0) == is_broadcast).collect();
+        let expected: Vec<_> = (from..=to)
+            .filter(|n| (n % 3 == 0) == is_broadcast)
+            .collect();
         assert_eq!(came, expected, "{labels:?}");
     }
 }
@@ -48,10 +50,17 @@ async fn messages_come_once_a_session_and_again_in_order() {
     for _ in 0..10 {
         came.push(device.message().await);
     }
-    let labels: Vec<_> = came.iter().map(|message| label(message).to_owned()).collect();
+    let labels: Vec<_> = came
+        .iter()
+        .map(|message| label(message).to_owned())
+        .collect();
     assert_in_order_by_address(&labels, 1, 10);
     came.sort_by_key(id);
-    assert_eq!(came.iter().map(label).collect::<Vec<_>>(), numbers(1, 10), "ids are in the order of acceptance");
+    assert_eq!(
+        came.iter().map(label).collect::<Vec<_>>(),
+        numbers(1, 10),
+        "ids are in the order of acceptance"
+    );
     device.nothing_comes().await;
 
     let mut again = device.again(&broker).await;
@@ -63,7 +72,9 @@ async fn messages_come_once_a_session_and_again_in_order() {
         repeats
     };
     assert_eq!(repeats, came, "the same messages under the same ids");
-    again.ack([2, 3, 5, 9].map(|n: usize| id(&came[n - 1]))).await;
+    again
+        .ack([2, 3, 5, 9].map(|n: usize| id(&came[n - 1])))
+        .await;
     again.round_trip().await;
     let hello = again.hello();
     again.goodbye().await;
@@ -154,7 +165,8 @@ async fn a_window_of_bytes_stops_one_device_and_no_other() {
     // Many short keys: some 4 KB of payload make a frame of some 12 KB, so a second one does not fit beside it.
     let mut data = Map::new();
     for n in 0..WIDE {
-        let digit = |n: usize| char::from(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[n]);
+        let digit =
+            |n: usize| char::from(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[n]);
         data.insert([digit(n / 52), digit(n % 52)].iter().collect(), "".into());
     }
     // What is in flight first fills less than half of the window.
@@ -210,7 +222,9 @@ async fn nothing_is_sent_after_its_deadline() {
     for token in [&device.token, &hello.token] {
         api.publish_token(token, short("expires")).await.id();
     }
-    api.publish_topic("short-lived", short("expires, too")).await.id();
+    api.publish_topic("short-lived", short("expires, too"))
+        .await
+        .id();
     api.publish_topic("short-lived", message("5")).await.id();
     let mut came = Vec::new();
     for _ in 0..4 {
@@ -226,7 +240,9 @@ async fn nothing_is_sent_after_its_deadline() {
     waiting.nothing_comes().await;
 
     // In time it comes, with its deadline.
-    api.publish_token(&device.token, short("in time")).await.id();
+    api.publish_token(&device.token, short("in time"))
+        .await
+        .id();
     let message = device.message().await;
     assert_eq!(message.expires_at_ms, message.accepted_at_ms + 1_000);
 }
@@ -250,7 +266,10 @@ async fn now_or_never() {
     api.publish_topic("now", now("topic")).await.id();
     for label in ["token", "topic"] {
         let message = attached.message().await;
-        assert_eq!((super::common::label(&message), message.expires_at_ms), (label, 0));
+        assert_eq!(
+            (super::common::label(&message), message.expires_at_ms),
+            (label, 0)
+        );
     }
     // Not acked, and yet never sent again.
     let mut attached = attached.again(&broker).await;
@@ -282,7 +301,10 @@ async fn a_newer_message_replaces_an_older_one() {
         ("", "8", "k"),
     ] {
         match target {
-            "" => api.publish_token(&hello.token, keyed(label, key)).await.id(),
+            "" => api
+                .publish_token(&hello.token, keyed(label, key))
+                .await
+                .id(),
             topic => api.publish_topic(topic, keyed(label, key)).await.id(),
         };
     }

@@ -106,7 +106,10 @@ async fn frames_may_be_cut_anywhere() {
 async fn a_frame_has_at_most_16384_bytes() {
     let broker = DEFAULTS.broker();
     let mut device = RawDevice::register(&broker).await;
-    device.wire.send(&frame_of_kind(20, TO_BROKER_FRAME_BYTES_MAX)).await;
+    device
+        .wire
+        .send(&frame_of_kind(20, TO_BROKER_FRAME_BYTES_MAX))
+        .await;
     device.nothing_comes().await;
 
     let prefix = |length: u64| {
@@ -133,7 +136,10 @@ async fn the_widest_message_fits_into_a_frame() {
         }
     }
     let message = json!({ "data": data });
-    Api::new(&broker).publish_token(&device.token, message).await.id();
+    Api::new(&broker)
+        .publish_token(&device.token, message)
+        .await
+        .id();
     let came = device.message().await;
     assert_eq!(came.data.len(), letters.len() * letters.len());
 }
@@ -161,7 +167,10 @@ async fn a_frame_that_does_not_parse_is_malformed() {
             ("a kind that is no message", framed(&[8, 1])),
             ("two of one kind", framed(&two)),
             ("two kinds, one unknown", framed(&known_and_unknown)),
-            ("an inner length past the end", framed(&[(4 << 3) | 2, 100, 8, 1])),
+            (
+                "an inner length past the end",
+                framed(&[(4 << 3) | 2, 100, 8, 1]),
+            ),
             ("a text that is no UTF-8", framed(&subscribe(&[0xc3, 0x28]))),
             ("a kind cut short", framed(&[(4 << 3) | 2])),
         ],
@@ -181,7 +190,10 @@ async fn both_ends_say_their_minor_version() {
             ..RawDevice::registration(&broker)
         };
         wire.send_frame(to_broker::Frame::Register(register)).await;
-        assert!(matches!(wire.frame().await, Some(to_device::Frame::Registered(_))));
+        assert!(matches!(
+            wire.frame().await,
+            Some(to_device::Frame::Registered(_))
+        ));
         match wire.frame().await {
             Some(to_device::Frame::Welcome(w)) => {
                 assert_eq!((w.minor_version, w.features), (MINOR_VERSION, 0));
@@ -223,12 +235,19 @@ async fn an_unknown_kind_is_ignored_below_64_and_refused_from_it() {
     assert_eq!(api.metric(ignored, "").await, 0.0);
     let mut wire = Wire::open(&broker).await;
     wire.send(&frame_of_kind(12, 2)).await;
-    wire.send(&frame_of_kind(IGNORABLE_FRAME_KIND_END - 1, 400)).await;
-    wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker))).await;
+    wire.send(&frame_of_kind(IGNORABLE_FRAME_KIND_END - 1, 400))
+        .await;
+    wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker)))
+        .await;
     assert!(wire.welcomed().await.is_some());
-    wire.send(&frame_of_kind(IGNORABLE_FRAME_KIND_END - 1, 3)).await;
-    wire.send_frame(to_broker::Frame::Subscribe(Default::default())).await;
-    assert!(matches!(wire.frame().await, Some(to_device::Frame::Result(_))));
+    wire.send(&frame_of_kind(IGNORABLE_FRAME_KIND_END - 1, 3))
+        .await;
+    wire.send_frame(to_broker::Frame::Subscribe(Default::default()))
+        .await;
+    assert!(matches!(
+        wire.frame().await,
+        Some(to_device::Frame::Result(_))
+    ));
     assert_eq!(api.metric(ignored, "").await, 3.0);
 
     let cases = [IGNORABLE_FRAME_KIND_END, 1000, (1 << 29) - 1]
@@ -256,17 +275,35 @@ async fn an_error_is_told_before_the_close() {
     let code = ErrorCode::Malformed;
     let closed = Closed::Application(code as u64, code.name().into());
     assert_eq!(wire.closed().await, closed);
-    assert!(told.elapsed() > Duration::from_millis(200), "{:?}", told.elapsed());
+    assert!(
+        told.elapsed() > Duration::from_millis(200),
+        "{:?}",
+        told.elapsed()
+    );
     wire.forgotten().await;
-    assert_eq!(api.metric("petrel_quic_resets_sent_total", "").await, 0.0);
 
     // One that closes at once is gone at once, and may come back.
     let mut wire = Wire::open(&broker).await;
     wire.send(&framed(b"")).await;
-    assert!(matches!(wire.frame().await, Some(to_device::Frame::Error(_))));
+    assert!(matches!(
+        wire.frame().await,
+        Some(to_device::Frame::Error(_))
+    ));
     wire.hang_up().await;
-    eventually("no session", async || api.metric("petrel_shard_sessions", "").await == 0.0).await;
     RawDevice::register(&broker).await.goodbye().await;
+    let handshakes = async || {
+        api.metric("petrel_quic_handshakes_total", "completed")
+            .await
+    };
+    eventually("the third connection to be counted", async || {
+        handshakes().await == 3.0
+    })
+    .await;
+    eventually("no session", async || {
+        api.metric("petrel_shard_sessions", "").await == 0.0
+    })
+    .await;
+    assert_eq!(api.metric("petrel_quic_resets_sent_total", "").await, 0.0);
 }
 
 /// PROTO-11, PROTO-12: whatever comes before an opening is a violation, `Goodbye` excepted.
@@ -279,7 +316,10 @@ async fn the_first_frame_is_an_opening() {
         Frame::Rotate(Default::default()),
         Frame::Subscribe(Default::default()),
         Frame::Unsubscribe(Default::default()),
-        Frame::Ack(wire::Ack { epoch: 1, sequences: vec![1] }),
+        Frame::Ack(wire::Ack {
+            epoch: 1,
+            sequences: vec![1],
+        }),
         Frame::Event(Default::default()),
         Frame::SetAttributes(Default::default()),
         Frame::SetState(Default::default()),
@@ -316,6 +356,9 @@ async fn a_second_opening_is_a_violation() {
     };
     let (a, b, c) = tokio::join!(registered.wire.end(), other.wire.end(), pipelined);
     for end in [a, b, c] {
-        assert!(end.expect(ErrorCode::ProtocolViolation).contains("twice"), "{end:?}");
+        assert!(
+            end.expect(ErrorCode::ProtocolViolation).contains("twice"),
+            "{end:?}"
+        );
     }
 }

@@ -33,7 +33,9 @@ async fn evicted_messages_are_told_until_acked() {
     let hello = device.hello();
     device.goodbye().await;
     for n in 1..=3 {
-        api.publish_token(&hello.token, message(&n.to_string())).await.id();
+        api.publish_token(&hello.token, message(&n.to_string()))
+            .await
+            .id();
     }
     // At the limit nothing is missing.
     let mut device = RawDevice::greet(&broker, hello.clone()).await;
@@ -42,7 +44,9 @@ async fn evicted_messages_are_told_until_acked() {
     device.goodbye().await;
 
     for n in 4..=5 {
-        api.publish_token(&hello.token, message(&n.to_string())).await.id();
+        api.publish_token(&hello.token, message(&n.to_string()))
+            .await
+            .id();
     }
     let mut device = RawDevice::greet(&broker, hello.clone()).await;
     let (mut came, gaps) = kinds(&mut device, 4).await;
@@ -144,7 +148,10 @@ async fn the_cursor_moves_on_when_all_is_settled() {
     let mut last = MessageId::ZERO;
     let mut settled = MessageId::ZERO;
     for n in 1..=130 {
-        last = api.publish_token(&device.token, message(&n.to_string())).await.id();
+        last = api
+            .publish_token(&device.token, message(&n.to_string()))
+            .await
+            .id();
         loop {
             match device.event().await {
                 DeviceEvent::Settled(up_to) => {
@@ -171,6 +178,10 @@ async fn the_cursor_moves_on_when_all_is_settled() {
         ..again.hello()
     };
     let mut device = RawDevice::greet(&broker, hello).await;
-    assert_eq!(device.welcome.settled_up_to, MessageId::ZERO, "something is owed");
+    assert_eq!(
+        device.welcome.settled_up_to,
+        MessageId::ZERO,
+        "something is owed"
+    );
     assert_eq!(device.take(1).await, ["next"]);
 }

@@ -41,11 +41,16 @@ async fn a_broker_that_ends_sends_its_devices_away() {
         sequences: vec![acked_late.sequence],
     };
     device.wire.send_frame(to_broker::Frame::Ack(ack)).await;
-    device.wire.send_frame(to_broker::Frame::Goodbye(wire::Goodbye {})).await;
+    device
+        .wire
+        .send_frame(to_broker::Frame::Goodbye(wire::Goodbye {}))
+        .await;
     let hello = device.hello();
     idle.wire.hang_up().await;
     // What it says after `Reconnect` is not looked at, acks excepted; so it closes by itself.
-    tokio::join!(device.wire.hang_up(), async { assert!(broker.ended().await.success()) });
+    tokio::join!(device.wire.hang_up(), async {
+        assert!(broker.ended().await.success())
+    });
     broker.restart();
     let mut device = RawDevice::greet(&broker, hello).await;
     assert_eq!(device.take(1).await, ["2"]);
@@ -71,7 +76,10 @@ async fn the_return_is_spread() {
     assert!(broker.ended().await.success());
     for device in &devices {
         let code = ErrorCode::Draining;
-        assert_eq!(device.wire.closed().await, Closed::Application(code as u64, code.name().into()));
+        assert_eq!(
+            device.wire.closed().await,
+            Closed::Application(code as u64, code.name().into())
+        );
     }
 }
 

@@ -35,7 +35,10 @@ async fn a_device_that_never_opens_its_stream_is_closed() {
     let silent = Wire::open(&broker).await;
     let closed = silent.closed().await;
     let code = u64::from(close_code::STREAM_MISSING);
-    assert!(matches!(closed, Closed::Application(is, _) if is == code), "{closed:?}");
+    assert!(
+        matches!(closed, Closed::Application(is, _) if is == code),
+        "{closed:?}"
+    );
 }
 
 /// PROTO-13: frames right behind the opening are answered after `Welcome`, up to 32,768 bytes of them in any case.
@@ -77,7 +80,10 @@ fn too_many_bytes_before_welcome_are_a_violation() {
     }));
     let mut session = BrokerSession::default();
     session.handle_bytes(register);
-    assert!(matches!(session.poll_event(), Some(BrokerEvent::Opening(_))));
+    assert!(matches!(
+        session.poll_event(),
+        Some(BrokerEvent::Opening(_))
+    ));
     // A prefix of two bytes, then the body.
     session.handle_bytes(frame_of_kind(20, 16_000).into());
     assert!(session.poll_event().is_none());
@@ -126,17 +132,25 @@ async fn a_registration_is_answered_with_its_token_and_welcome() {
     let broker = DEFAULTS.broker();
     let mut wire = Wire::open(&broker).await;
     let register = RawDevice::registration(&broker);
-    wire.send_frame(to_broker::Frame::Register(register.clone())).await;
+    wire.send_frame(to_broker::Frame::Register(register.clone()))
+        .await;
     let token = wire.welcomed().await.unwrap();
     assert_eq!(token.len(), 34);
     let mut wire = Wire::open(&broker).await;
     let (secret, hello_token) = (register.secret, token);
-    let hello = wire::Hello { token: hello_token, secret, ..wire::Hello::default() };
+    let hello = wire::Hello {
+        token: hello_token,
+        secret,
+        ..wire::Hello::default()
+    };
     wire.send_frame(to_broker::Frame::Hello(hello)).await;
     match wire.frame().await {
         Some(to_device::Frame::Welcome(w)) => {
             let limits = w.limits.unwrap();
-            assert_eq!((limits.frame_bytes_max, limits.window_messages), (16_384, 64));
+            assert_eq!(
+                (limits.frame_bytes_max, limits.window_messages),
+                (16_384, 64)
+            );
             assert!(w.server_time_ms > 1_700_000_000_000 && w.keep_alive_seconds == 120);
         }
         other => panic!("{other:?}"),
@@ -165,7 +179,10 @@ async fn the_same_registration_again_gives_the_same_token() {
     assert!(first.token != other.token && first.token != elsewhere.token);
     let foreign = Api::with_keys(&broker, "two", "api-key-of-project-two");
     let refused = foreign.publish_token(&first.token, message("1")).await;
-    assert_eq!((refused.status, refused.reason()), (403, "FOREIGN_PROJECT".into()));
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (403, "FOREIGN_PROJECT".into())
+    );
 }
 
 /// PROTO-15: what `Registered` said survives a SIGKILL that follows at once.
@@ -174,14 +191,19 @@ async fn a_registration_is_durable_before_it_is_told() {
     let mut broker = Broker::start();
     let register = RawDevice::registration(&broker);
     let mut wire = Wire::open(&broker).await;
-    wire.send_frame(to_broker::Frame::Register(register.clone())).await;
+    wire.send_frame(to_broker::Frame::Register(register.clone()))
+        .await;
     let Some(to_device::Frame::Registered(registered)) = wire.frame().await else {
         panic!("no Registered");
     };
     broker.kill();
     broker.restart();
     let (token, secret) = (registered.token.clone(), register.secret.clone());
-    let hello = wire::Hello { token, secret, ..wire::Hello::default() };
+    let hello = wire::Hello {
+        token,
+        secret,
+        ..wire::Hello::default()
+    };
     let device = RawDevice::greet(&broker, hello).await;
     let again = RawDevice::register_as(&broker, register).await;
     assert_eq!(again.token, registered.token);
@@ -212,7 +234,10 @@ async fn less_urgent_messages_are_held_back() {
     let mut device = RawDevice::greet(&broker, hello).await;
     assert_eq!(device.take(1).await, ["normal"]);
     device.nothing_comes().await;
-    for (minimum, label) in [(wire::Urgency::Low, "low"), (wire::Urgency::Unspecified, "very-low")] {
+    for (minimum, label) in [
+        (wire::Urgency::Low, "low"),
+        (wire::Urgency::Unspecified, "very-low"),
+    ] {
         let state = wire::SetState {
             minimum_urgency: Some(minimum as i32),
             ..wire::SetState::default()

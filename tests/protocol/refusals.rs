@@ -53,7 +53,10 @@ async fn a_wrong_secret_opens_nothing() {
         end.expect(ErrorCode::WrongSecret);
         assert!(end.frames.is_empty());
     }
-    Api::new(&broker).publish_token(&token, message("1")).await.id();
+    Api::new(&broker)
+        .publish_token(&token, message("1"))
+        .await
+        .id();
     assert_eq!(device.take(1).await, ["1"]);
 }
 
@@ -105,7 +108,11 @@ fn texts(field: &str, past: usize) -> Texts {
         app_version: text("app_version", 64),
         user: text("user", 256),
         // 32 names of 64 and values of 256 bytes fit into one frame.
-        attributes: attributes(more("attributes", 32), more("attributes name", 64), more("attributes value", 256)),
+        attributes: attributes(
+            more("attributes", 32),
+            more("attributes name", 64),
+            more("attributes value", 256),
+        ),
         sdk: text("sdk", 64),
     }
 }
@@ -138,11 +145,15 @@ const FIELDS: [&str; 8] = [
 async fn texts_of_a_registration_are_bounded() {
     let broker = DEFAULTS.broker();
     RawDevice::register_as(&broker, register(&broker, texts("", 0))).await;
-    let openings = FIELDS.map(|field| to_broker::Frame::Register(register(&broker, texts(field, 1))));
+    let openings =
+        FIELDS.map(|field| to_broker::Frame::Register(register(&broker, texts(field, 1))));
     let ends = refused(&broker, openings.to_vec()).await;
     for (field, end) in FIELDS.iter().zip(ends) {
         let text = end.expect(ErrorCode::InvalidArgument);
-        assert!(text.contains(field.split(' ').next().unwrap()), "{field}: {text}");
+        assert!(
+            text.contains(field.split(' ').next().unwrap()),
+            "{field}: {text}"
+        );
     }
 }
 
@@ -166,14 +177,20 @@ async fn texts_of_attributes_are_bounded() {
     for field in &FIELDS[..7] {
         let (code, text) = device.request(set(texts(field, 1))).await.unwrap_err();
         assert_eq!(code, ErrorCode::InvalidArgument as u32);
-        assert!(text.contains(field.split(' ').next().unwrap()), "{field}: {text}");
+        assert!(
+            text.contains(field.split(' ').next().unwrap()),
+            "{field}: {text}"
+        );
         assert_eq!(device.request(set(texts("", 0))).await, Ok(()));
     }
     let unnamed = Texts {
         attributes: BTreeMap::from([(String::new(), "v".into())]),
         ..Texts::default()
     };
-    assert!(device.request(set(unnamed)).await.is_err(), "a name has at least one byte");
+    assert!(
+        device.request(set(unnamed)).await.is_err(),
+        "a name has at least one byte"
+    );
 }
 
 /// PROTO-18: a token of another broker, an altered one and what is no token at all are invalid.
@@ -193,8 +210,13 @@ async fn a_token_that_this_broker_did_not_make_is_invalid() {
         end.expect(ErrorCode::InvalidToken);
     }
     // Nor does anybody publish to it here.
-    let answer = Api::new(&broker).publish_token(&foreign.token, message("1")).await;
-    assert_eq!((answer.status, answer.reason()), (400, "INVALID_TOKEN".into()));
+    let answer = Api::new(&broker)
+        .publish_token(&foreign.token, message("1"))
+        .await;
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (400, "INVALID_TOKEN".into())
+    );
 }
 
 /// PROTO-18: the token of a registration that has ended is unregistered, whatever the secret.
@@ -238,7 +260,13 @@ async fn an_unknown_project_or_app_key_is_refused() {
         edit(&|r| r.app_key = broker.ready.api_key.clone()),
     ];
     let ends = refused(&broker, openings).await;
-    let texts: Vec<_> = ends.iter().map(|end| end.expect(ErrorCode::AppKeyRefused)).collect();
-    assert!(texts.iter().all(|text| *text == texts[0]), "nobody learns which of them was wrong");
+    let texts: Vec<_> = ends
+        .iter()
+        .map(|end| end.expect(ErrorCode::AppKeyRefused))
+        .collect();
+    assert!(
+        texts.iter().all(|text| *text == texts[0]),
+        "nobody learns which of them was wrong"
+    );
     RawDevice::register_as(&broker, (*good).clone()).await;
 }

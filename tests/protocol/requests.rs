@@ -15,13 +15,18 @@ use crate::{DEFAULTS, SMALL_QUEUES, message, message_with};
 async fn each_request_is_answered_with_its_number() {
     let broker = DEFAULTS.broker();
     let mut wire = Wire::open(&broker).await;
-    wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker))).await;
+    wire.send_frame(to_broker::Frame::Register(RawDevice::registration(&broker)))
+        .await;
     wire.welcomed().await;
     // A number twice: two requests, two answers.
     let numbers = [7, 0, u32::MAX, 7, 1];
     let mut bytes = Vec::new();
     for (nth, request) in numbers.into_iter().enumerate() {
-        let topic = if nth == 1 { "no topic!".to_owned() } else { format!("t{nth}") };
+        let topic = if nth == 1 {
+            "no topic!".to_owned()
+        } else {
+            format!("t{nth}")
+        };
         let subscribe = to_broker::Frame::Subscribe(wire::Subscribe { request, topic });
         bytes.extend_from_slice(&codec::encode_to_broker(subscribe));
     }
@@ -30,13 +35,21 @@ async fn each_request_is_answered_with_its_number() {
     for _ in numbers {
         match wire.frame().await {
             Some(to_device::Frame::Result(r)) => {
-                answers.entry(r.request).or_insert_with(Vec::new).push(r.code);
+                answers
+                    .entry(r.request)
+                    .or_insert_with(Vec::new)
+                    .push(r.code);
             }
             other => panic!("{other:?}"),
         }
     }
     let invalid = ErrorCode::InvalidTopic as u32;
-    let expected = [(0, vec![invalid]), (1, vec![0]), (7, vec![0, 0]), (u32::MAX, vec![0])];
+    let expected = [
+        (0, vec![invalid]),
+        (1, vec![0]),
+        (7, vec![0, 0]),
+        (u32::MAX, vec![0]),
+    ];
     assert_eq!(answers, BTreeMap::from(expected));
 }
 
@@ -60,8 +73,15 @@ async fn a_failed_request_leaves_the_session_open() {
     let (code, text) = device.request(rotate).await.unwrap_err();
     assert_eq!(code, ErrorCode::InvalidArgument as u32);
     assert!(text.starts_with("Rotate.secret: "), "{text}");
-    assert_eq!(device.subscribe(&long[1..]).await, Ok(()), "900 bytes are a topic");
-    Api::new(&broker).publish_topic(&long[1..], message("1")).await.id();
+    assert_eq!(
+        device.subscribe(&long[1..]).await,
+        Ok(()),
+        "900 bytes are a topic"
+    );
+    Api::new(&broker)
+        .publish_topic(&long[1..], message("1"))
+        .await
+        .id();
     assert_eq!(device.take(1).await, ["1"]);
 }
 
@@ -93,8 +113,18 @@ async fn an_answer_is_durable() {
     assert_eq!(device.subscribe("kept").await, Ok(()));
     broker.kill();
     broker.restart();
-    Api::new(&broker).publish_topic("kept", message("1")).await.id();
-    let mut device = RawDevice::greet(&broker, wire::Hello { secret, ..device.hello() }).await;
+    Api::new(&broker)
+        .publish_topic("kept", message("1"))
+        .await
+        .id();
+    let mut device = RawDevice::greet(
+        &broker,
+        wire::Hello {
+            secret,
+            ..device.hello()
+        },
+    )
+    .await;
     assert_eq!(device.take(1).await, ["1"]);
 }
 
@@ -176,9 +206,16 @@ async fn absent_fields_of_a_state_change_nothing() {
     };
     device.say(minimum(Some(wire::Urgency::High))).await;
     device.say(minimum(None)).await;
-    device.say(to_broker::Frame::SetState(wire::SetState::default())).await;
+    device
+        .say(to_broker::Frame::SetState(wire::SetState::default()))
+        .await;
     device.round_trip().await;
-    api.publish_token(&device.token, message_with("1", json!({ "urgency": "normal" }))).await.id();
+    api.publish_token(
+        &device.token,
+        message_with("1", json!({ "urgency": "normal" })),
+    )
+    .await
+    .id();
     device.nothing_comes().await;
     device.say(minimum(Some(wire::Urgency::Unspecified))).await;
     assert_eq!(device.take(1).await, ["1"]);
@@ -214,7 +251,10 @@ async fn a_state_out_of_bounds_is_refused() {
     }
     while let Some(end) = ends.join_next().await {
         let (field, end) = end.unwrap();
-        assert!(end.expect(ErrorCode::InvalidArgument).starts_with(field), "{end:?}");
+        assert!(
+            end.expect(ErrorCode::InvalidArgument).starts_with(field),
+            "{end:?}"
+        );
     }
 }
 
@@ -239,7 +279,10 @@ async fn unregistering_ends_everything_of_a_registration() {
     }
     assert_eq!(closed, Closed::Application(0, "goodbye".into()));
     let refused = api.publish_token(&token, message("2")).await;
-    assert_eq!((refused.status, refused.reason()), (404, "UNREGISTERED".into()));
+    assert_eq!(
+        (refused.status, refused.reason()),
+        (404, "UNREGISTERED".into())
+    );
 
     // The same device anew has nothing of the old one.
     let register = wire::Register {
@@ -268,10 +311,14 @@ async fn rotating_replaces_the_secret_and_nothing_else() {
     assert_eq!(device.request(rotate).await, Ok(()));
     device.nothing_comes().await;
     let mut wire = Wire::open(&broker).await;
-    wire.send_frame(to_broker::Frame::Hello(device.hello())).await;
+    wire.send_frame(to_broker::Frame::Hello(device.hello()))
+        .await;
     wire.end().await.expect(ErrorCode::WrongSecret);
 
-    let hello = wire::Hello { secret: secret.clone(), ..device.hello() };
+    let hello = wire::Hello {
+        secret: secret.clone(),
+        ..device.hello()
+    };
     let mut device = RawDevice::greet(&broker, hello).await;
     assert_eq!(device.take(1).await, ["1"]);
     let with_secret = |secret| wire::Register {
@@ -279,7 +326,10 @@ async fn rotating_replaces_the_secret_and_nothing_else() {
         ..RawDevice::registration(&broker)
     };
     let again = RawDevice::register_as(&broker, with_secret(secret)).await;
-    assert_eq!(again.token, device.token, "the new secret leads to the registration");
+    assert_eq!(
+        again.token, device.token,
+        "the new secret leads to the registration"
+    );
     let other = RawDevice::register_as(&broker, with_secret(old_secret)).await;
     assert_ne!(other.token, device.token, "the old one does not");
 }

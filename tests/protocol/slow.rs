@@ -92,7 +92,10 @@ async fn a_device_that_never_reads_disturbs_nobody() {
     };
     // The broker stops reading at some point, and then nothing more can be written.
     let written = tokio::time::timeout(Duration::from_secs(1), requests).await;
-    assert!(written.is_err(), "30,000 requests are read while their answers pile up");
+    assert!(
+        written.is_err(),
+        "30,000 requests are read while their answers pile up"
+    );
 
     let payload = "x".repeat(PAYLOAD_BYTES_MAX - 10);
     for n in 0..MESSAGES {

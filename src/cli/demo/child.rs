@@ -61,8 +61,18 @@ impl Home {
         self.path.join("broker.log")
     }
 
-    /// The last lines of the broker's log; empty where there is none.
-    pub(super) fn log_tail(&self) -> String {
+    /// A failure with the last lines of the broker's log.
+    pub(super) fn explain(&self, failure: &Failure) -> Failure {
+        match self.log_tail() {
+            tail if tail.is_empty() => Failure::with_code(failure.code(), failure),
+            tail => {
+                let text = format!("{failure}\n\nthe broker's last words:\n{tail}");
+                Failure::with_code(failure.code(), text)
+            }
+        }
+    }
+
+    fn log_tail(&self) -> String {
         let read = || -> io::Result<String> {
             let mut file = File::open(self.log_path())?;
             let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);
@@ -133,12 +143,7 @@ impl Broker {
             .map_err(|error| Failure::new(format!("cannot start the broker: {error}")))?;
         Self::await_ready(Guard(Some(child)))
             .await
-            .map_err(|problem| {
-                Failure::new(format!(
-                    "the broker did not start: {problem}\n{}",
-                    home.log_tail()
-                ))
-            })
+            .map_err(|problem| Failure::new(format!("the broker did not start: {problem}")))
     }
 
     async fn await_ready(mut guard: Guard) -> Result<Self, String> {

@@ -13,11 +13,13 @@ pub(super) struct Progress {
 impl Progress {
     /// `silent`: nothing at all.
     pub(super) fn new(silent: bool) -> Self {
-        let has_bar = !silent && io::stderr().is_terminal();
-        Self {
-            silent,
-            bar: has_bar.then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())),
-        }
+        let bar = (!silent && io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // Not drawn before the first step.
+            bar.finish_and_clear();
+            bar
+        });
+        Self { silent, bar }
     }
 
     /// A step begins, of which there is so much to do.
@@ -29,9 +31,10 @@ impl Progress {
         {
             bar.set_style(style);
         }
-        bar.reset();
-        bar.set_length(total);
         bar.set_message(what.to_owned());
+        bar.set_length(total);
+        // Draws it, from here on.
+        bar.reset();
     }
 
     /// So much of it is done.

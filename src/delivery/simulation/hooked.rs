@@ -148,7 +148,7 @@ impl Store for Hooked {
     }
 
     fn commit(&mut self) -> Made<()> {
-        self.between();
+        lock(&self.world).begin_commit();
         let fate = lock(&self.world).fate_of_commit();
         if matches!(fate, Fate::Commit | Fate::CommitAndCrash) {
             self.inner.commit()?;

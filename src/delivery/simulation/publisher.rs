@@ -82,10 +82,26 @@ impl World {
         let ttl = ttls[self.rng.below(ttls.len())];
         let other = if self.rng.percent(15) { None } else { ttl };
         let urgency = [Urgency::Normal, Urgency::Normal, Urgency::Low][self.rng.below(3)];
+        self.begin_publish(to, key, [ttl, other], urgency);
+    }
+
+    /// Publishes to a device, with no other wish.
+    pub(super) fn publish_plainly(&mut self, at: usize) {
+        let to = To::Device(self.devices[at].registered.unwrap().ordinal);
+        self.begin_publish(to, None, [None; 2], Urgency::Normal);
+    }
+
+    fn begin_publish(
+        &mut self,
+        to: To,
+        key: Option<&'static str>,
+        ttl: [Option<u64>; 2],
+        urgency: Urgency,
+    ) {
         let mut publish = Publish {
             to,
             key,
-            ttl: [ttl, other],
+            ttl,
             urgency,
             id: None,
             accepted_at: 0,

@@ -66,28 +66,38 @@ impl World {
         for at in 0..self.devices.len() {
             did |= self.receive(at);
             did |= self.acks(at);
+            did |= self.end_registration(at);
         }
         self.hear();
         did
     }
 
-    fn come_back(&mut self) {
+    /// Asks again for what a crash forgot; whether that is needed.
+    fn end_registration(&mut self, at: usize) -> bool {
+        let device = &self.devices[at];
+        let Some(registered) = device.registered.filter(|_| device.is_ending) else {
+            return false;
+        };
         let delivery = self.delivery();
+        let conn = ConnId {
+            slot: 0,
+            generation: u32::MAX,
+        };
+        let place = self.shard(0).place(conn);
+        let is_there = delivery.directory().device(registered.ordinal).is_some();
+        if is_there {
+            // A busy store is asked again in the next round.
+            let _ = delivery.request(registered, u32::MAX, RequestBody::Unregister, place);
+        }
+        is_there
+    }
+
+    fn come_back(&mut self) {
         for at in 0..self.devices.len() {
             while self.devices[at].at.is_some() || !self.devices[at].left.is_empty() {
                 self.close(at);
             }
             if self.devices[at].is_ending {
-                // What a crash forgot is asked for again.
-                let registered = self.devices[at].registered.unwrap();
-                let place = self.shard(0).place(ConnId {
-                    slot: 0,
-                    generation: u32::MAX,
-                });
-                if delivery.directory().device(registered.ordinal).is_some() {
-                    let body = RequestBody::Unregister;
-                    delivery.request(registered, u32::MAX, body, place).unwrap();
-                }
                 continue;
             }
             self.set_urgency(at, Urgency::VeryLow);

@@ -152,6 +152,15 @@ impl Shard {
         }
     }
 
+    /// The process is gone. All that is left to do is to leave presence empty for the next one.
+    pub(super) fn vanish(&self) {
+        for session in self.sessions.iter().flatten() {
+            if let Some(device) = session.device {
+                self.delivery.presence().detach(device.ordinal, self.place(session.conn));
+            }
+        }
+    }
+
     /// An ack arrives, maybe on a session that has ended and is not closed yet.
     pub(super) fn ack(&mut self, conn: ConnId, id: MessageId) {
         let now = self.now;
@@ -356,6 +365,9 @@ impl Shard {
             return false;
         }
         let route = if broadcast.is_transient() { Route::Transient } else { Route::Broadcast };
+        if broadcast.is_transient() && !broadcast.take(device.ordinal) {
+            return false;
+        }
         let frame = message.frame(device.platform);
         let bytes = u32::try_from(frame.len()).unwrap();
         let window = delivery.settings().window;

@@ -46,7 +46,19 @@ impl World {
         self.hear();
     }
 
+    /// Opens a session and scans; others may act in between.
     pub(super) fn attach(&mut self, at: usize, shard: usize) {
+        self.open_session(at, shard);
+        if self.rng.percent(30) {
+            self.publish();
+        }
+        if let Some((shard, conn)) = self.devices[at].at {
+            self.shard(shard).scan(conn);
+        }
+    }
+
+    /// Opens a session for the device to listen to, and attaches or registers it.
+    pub(super) fn open_session(&mut self, at: usize, shard: usize) {
         let device = &mut self.devices[at];
         if device.is_ending {
             return;
@@ -84,10 +96,6 @@ impl World {
         // Durable and answered, so it must be there, over every crash.
         assert!(delivery.directory().is_secret_of(registered.ordinal, &self.devices[at].secret()));
         self.shard(shard).attach(conn, registered);
-        if self.rng.percent(30) {
-            self.publish();
-        }
-        self.shard(shard).scan(conn);
     }
 
     /// The connection is lost, with what is on its way; acks that were not sent yet may be.
@@ -117,7 +125,7 @@ impl World {
             frames.extend(session.wire.drain(..count));
         }
         for frame in &frames {
-            self.devices[at].receive(frame);
+            self.devices[at].receive(frame, self.is_crashing);
         }
         let kept = self.devices[at].acks.iter().map(ToString::to_string);
         let line = format!("device {at} takes {}, to ack {:?}", frames.len(), kept.collect::<Vec<_>>());

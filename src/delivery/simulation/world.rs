@@ -22,7 +22,7 @@ use crate::store::{Embedded, MemoryMap, Store};
 pub(super) const PROJECT: ProjectId = ProjectId(0);
 pub(super) const SHARDS: u8 = 2;
 /// Far more than a simulation takes, so that it decides alone when an ack window ends.
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// What becomes of a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +48,10 @@ pub(super) struct World {
     pub(super) trace: Vec<String>,
     pub(super) settings: DeliverySettings,
     pub(super) map: MemoryMap,
+    /// Empty at the start of each process. Its pages are large, so one serves all.
+    pub(super) presence: Arc<Presence>,
+    /// What happens during the next commit.
+    pub(super) meanwhile: Option<super::race::Step>,
     pub(super) life: Option<Life>,
     pub(super) devices: Vec<Device>,
     pub(super) publishes: Vec<Publish>,
@@ -74,7 +78,7 @@ pub(super) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, presence: Arc<Presence>) -> Self {
         let mut rng = Seeded(seed);
         let settings = DeliverySettings {
             ack_window: if rng.percent(70) { HOUR } else { Duration::ZERO },
@@ -101,6 +105,8 @@ impl World {
             trace: Vec::new(),
             settings,
             map: MemoryMap::default(),
+            presence,
+            meanwhile: None,
             life: None,
             devices: (0..3).map(Device::new).collect(),
             publishes: Vec::new(),
@@ -143,12 +149,20 @@ impl World {
         }
     }
 
+    /// Others act before anything is durable.
+    pub(super) fn begin_commit(&mut self) {
+        if let Some(step) = self.meanwhile.take() {
+            self.race(step);
+        }
+        self.go_on();
+    }
+
     pub(super) fn fate_of_commit(&mut self) -> Fate {
         let fate = match self.rng.below(100) {
             _ if !self.is_wild => Fate::Commit,
             0..4 => Fate::Fail,
-            4 if self.is_crashing => Fate::Crash,
-            5 if self.is_crashing => Fate::CommitAndCrash,
+            4..20 if self.is_crashing => Fate::Crash,
+            21 if self.is_crashing => Fate::CommitAndCrash,
             _ => Fate::Commit,
         };
         if fate != Fate::Commit {
@@ -233,7 +247,8 @@ pub(super) fn start(world: &Arc<Mutex<World>>) -> Committer {
     let mailboxes: Vec<_> = (0..SHARDS)
         .map(|_| Arc::new(Mailbox::new(mailbox, Box::new(|| ()))))
         .collect();
-    let presence = Arc::new(Presence::default());
+    let presence = Arc::clone(&lock(world).presence);
+    assert_eq!(presence.online(), 0);
     let (mut delivery, _) =
         Delivery::new(settings, clock, Arc::new(directory), presence, mailboxes.clone(), loaded);
     // So little room that shards meet a busy store and publishers wait.
@@ -260,7 +275,11 @@ pub(super) fn crash(world: &mut World) {
     world.say("crash".into());
     // Time never runs backwards over a restart, by however little.
     world.wall += 1_000;
-    world.life = None;
+    if let Some(life) = world.life.take() {
+        for shard in &life.shards {
+            shard.vanish();
+        }
+    }
     for device in &mut world.devices {
         device.at = None;
         device.left.clear();
