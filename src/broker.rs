@@ -8,39 +8,34 @@
 
 mod error;
 mod gauges;
+mod parts;
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use petrel_core::queue::{FullPolicy, Limits};
-use petrel_core::{UnixMillis, WallClock, Window};
-use petrel_protocol::{ALPN, SealKey, TokenSealer};
-use petrel_quic::{
-    Driver, DriverConfig, ServerSetup, ShardConfig, ShardIndex, SocketBuffers,
-    TRANSPORT_KEYS_BYTES, TransportKeys,
-};
-use tokio::net::TcpListener;
+use petrel_core::WallClock;
+use petrel_quic::Driver;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle as Task;
 
 pub use self::error::StartError;
 
 use self::gauges::Gauges;
+use self::parts::{
+    bind, bind_driver, delivery_settings, intern_projects, local, open_store, ready_line, sealer,
+    wall_now,
+};
 use crate::api::{
     self, AdminKey, AdminState, ApiSettings, ApiState, Phase, Readiness, ServerSettings,
 };
-use crate::config::{Config, Project, QueuePolicy, StoreEngine};
-use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
-use crate::delivery::{Command, Committer, Delivery, DeliverySettings, LogLimits};
-use crate::directory::{Directory, ProjectKeys, Projects};
+use crate::config::Config;
+use crate::data_dir::{DataDir, Keyring, Ready, ServerCertificate};
+use crate::delivery::{Command, Committer, Delivery};
+use crate::directory::Directory;
 use crate::fanout::{Publisher, Sequencer};
 use crate::presence::{Mailbox, Presence, ShardId};
 use crate::shard::{Shard, ShardSettings, SharedStats};
-use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
 use crate::telemetry::{self, MetricsHandle};
 
 /// Commands that wait for a shard; a delivery beyond becomes a nudge.
@@ -93,12 +88,18 @@ impl Broker {
         let http = bind("http.listen", config.http.listen).await?;
         let https = bind("https.listen", config.https.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
-        let ready = ready_line(&config, &data_dir, demo.as_ref(), &certificate, &[
-            driver.local_addr(),
-            local(&http)?,
-            local(&https)?,
-            local(&admin)?,
-        ]);
+        let ready = ready_line(
+            &config,
+            &data_dir,
+            demo.as_ref(),
+            &certificate,
+            &[
+                driver.local_addr(),
+                local(&http)?,
+                local(&https)?,
+                local(&admin)?,
+            ],
+        );
 
         let (mut store, loaded) = open_store(&config, &data_dir).await?;
         let projects = intern_projects(&config, demo.as_ref(), &mut *store)?;
@@ -138,7 +139,12 @@ impl Broker {
         let readiness = Arc::new(Readiness::new());
         let drain_asked = Arc::new(Notify::new());
         let permits = Arc::new(Semaphore::new(config.http.permits));
-        let gauges = Gauges::new(Arc::clone(&delivery), stats, Arc::clone(&permits), config.http.permits);
+        let gauges = Gauges::new(
+            Arc::clone(&delivery),
+            stats,
+            Arc::clone(&permits),
+            config.http.permits,
+        );
         let (stop_servers, stopped) = watch::channel(false);
         let (stop_admin, admin_stopped) = watch::channel(false);
         let clock_of = Arc::clone(&delivery);
@@ -249,198 +255,6 @@ impl Broker {
     }
 }
 
-fn bind_driver(
-    config: &Config,
-    keyring: &Keyring,
-    certificate: &Arc<ServerCertificate>,
-) -> Result<Driver, StartError> {
-    let stored = keyring.transport(TRANSPORT_KEYS_BYTES)?;
-    let keys = TransportKeys::from_bytes(stored.expose())?;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let limits = petrel_quic::Limits {
-        idle_timeout: config.quic.idle_timeout,
-        handshake_timeout: petrel_quic::Limits::default()
-            .handshake_timeout
-            .min(config.quic.idle_timeout),
-        connections_max: count(config.quic.connections_max),
-        handshakes_max: count(config.quic.handshakes_max),
-        retry_threshold: count(config.quic.retry_threshold),
-        ..petrel_quic::Limits::default()
-    };
-    let buffer = config.quic.socket_buffer.as_usize();
-    let driver_config = DriverConfig {
-        buffers: SocketBuffers {
-            receive_bytes: buffer,
-            send_bytes: buffer,
-        },
-        ..DriverConfig::new(ShardConfig {
-            server: Some(ServerSetup {
-                cert_resolver: Arc::clone(certificate) as _,
-                alpn: vec![ALPN.to_vec()],
-            }),
-            keys: Arc::new(keys),
-            limits,
-            shard: ShardIndex::SINGLE,
-        })
-    };
-    let driver = Driver::bind(config.quic.listen, &driver_config)?;
-    let granted = driver.buffers();
-    if granted.receive_bytes < buffer {
-        tracing::warn!(
-            asked = buffer,
-            granted = granted.receive_bytes,
-            "the system grants a smaller receive buffer; bursts may be lost and sent again. \
-             Way out: sysctl -w net.core.rmem_max={buffer} net.core.wmem_max={buffer}"
-        );
-    }
-    Ok(driver)
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen {
-            key,
-            address,
-            source,
-        })
-}
-
-fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(StartError::Socket)
-}
-
-fn ready_line(
-    config: &Config,
-    data_dir: &DataDir,
-    demo: Option<&DemoKeys>,
-    certificate: &ServerCertificate,
-    &[quic, http, https, admin]: &[SocketAddr; 4],
-) -> Ready {
-    let public_url = config
-        .public_url
-        .as_ref()
-        .map_or_else(|| format!("https://{https}"), |url| url.as_str().to_owned());
-    Ready {
-        ready: true,
-        quic: quic.to_string(),
-        http: format!("http://{http}"),
-        https: format!("https://{https}"),
-        admin: format!("http://{admin}"),
-        public_url,
-        project: demo.map(|_| DEMO_PROJECT.to_owned()),
-        api_key: demo.map(|d| d.api_key.expose().to_owned()),
-        app_key: demo.map(|d| d.app_key.expose().to_owned()),
-        ca: certificate.ca().display().to_string(),
-        data_dir: data_dir.path().display().to_string(),
-    }
-}
-
-/// Opens and reads the store on a thread that may block.
-async fn open_store(
-    config: &Config,
-    data_dir: &DataDir,
-) -> Result<(Box<dyn Store>, Loaded), StartError> {
-    let engine = config.store.engine;
-    let cache_bytes = config.store.cache.bytes();
-    let path = data_dir.db();
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
-        let mut store = open_engine(engine, &path, cache_bytes)?;
-        let loaded = store.load()?;
-        tracing::info!(
-            registrations = loaded.registrations.len(),
-            queued = loaded.queued_messages,
-            broadcasts = loaded.broadcasts.len(),
-            took = ?started.elapsed(),
-            "the store is open"
-        );
-        Ok((store, loaded))
-    });
-    opened.await.map_err(|_| StartError::Panicked)?
-}
-
-fn open_engine(
-    engine: StoreEngine,
-    path: &Path,
-    cache_bytes: u64,
-) -> Result<Box<dyn Store>, StartError> {
-    // A store is made at most once a second, so no two of a broker share an epoch.
-    let epoch = u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX);
-    Ok(match engine {
-        StoreEngine::Sled => Box::new(Embedded::new(SledMap::open(path, cache_bytes)?, epoch)),
-        StoreEngine::Memory => Box::new(Embedded::new(MemoryMap::default(), epoch)),
-    })
-}
-
-fn intern_projects(
-    config: &Config,
-    demo: Option<&DemoKeys>,
-    store: &mut dyn Store,
-) -> Result<Projects, StartError> {
-    let mut configured: HashMap<String, Project> = config
-        .projects
-        .iter()
-        .map(|(name, project)| (name.as_str().to_owned(), project.clone()))
-        .collect();
-    if let Some(demo) = demo {
-        configured.insert(DEMO_PROJECT.to_owned(), demo.project());
-    }
-    let mut projects = Projects::default();
-    for (name, project) in &configured {
-        let id = store.project(name)?;
-        let texts = |keys: &[crate::config::SecretText]| {
-            keys.iter().map(|k| k.expose().to_owned()).collect()
-        };
-        let keys = ProjectKeys {
-            api_keys: texts(&project.api_keys),
-            app_keys: texts(&project.app_keys),
-        };
-        projects.insert(name, id, &keys);
-    }
-    store.commit()?;
-    Ok(projects)
-}
-
-fn sealer(keyring: &Keyring) -> Result<TokenSealer, StartError> {
-    let stored = keyring.sealing()?;
-    let keys: Vec<SealKey> = stored
-        .as_slice()
-        .iter()
-        .map(|k| SealKey {
-            id: k.id,
-            key: k.key.clone(),
-        })
-        .collect();
-    TokenSealer::new(&keys).ok_or(StartError::NoSealingKey)
-}
-
-fn delivery_settings(config: &Config) -> DeliverySettings {
-    DeliverySettings {
-        ack_window: config.store.ack_window,
-        publish_timeout: config.http.publish_timeout,
-        batch_operations_max: config.store.batch_operations_max,
-        queue: Limits {
-            messages_max: config.queue.messages_max,
-            bytes_max: config.queue.bytes_max.bytes(),
-            policy: match config.queue.policy {
-                QueuePolicy::Evict => FullPolicy::Evict,
-                QueuePolicy::Refuse => FullPolicy::Refuse,
-            },
-        },
-        log: LogLimits {
-            messages_max: config.topic.log_messages_max,
-            bytes_max: config.topic.log_bytes_max.bytes(),
-        },
-        topics_max: config.topic.per_device_max,
-        window: Window {
-            messages: config.session.window_messages,
-            bytes: config.session.window_bytes.bytes(),
-            unresponsive_after: config.session.unresponsive_after,
-        },
-    }
-}
-
 fn admin_router(
     keyring: &Keyring,
     metrics: MetricsHandle,
@@ -531,10 +345,4 @@ fn warn_of_exposure(config: &Config, has_demo_keys: bool) {
              in the configuration to be rid of it"
         );
     }
-}
-
-fn wall_now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let millis = since.map_or(0, |d| d.as_millis());
-    UnixMillis(u64::try_from(millis).unwrap_or(u64::MAX))
 }

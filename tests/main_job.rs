@@ -1,5 +1,10 @@
 //! The main job, end to end, as a user sees it: `serve`, `listen`, `send`, and devices with the SDK.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::process::{Command, ExitStatus, Stdio};
@@ -56,7 +61,9 @@ impl Listener {
     async fn stop(mut self) -> ExitStatus {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").arg(&pid).status().unwrap().success());
-        within("the end of listen", self.child.wait()).await.unwrap()
+        within("the end of listen", self.child.wait())
+            .await
+            .unwrap()
     }
 }
 
@@ -88,7 +95,14 @@ async fn two_hundred_publishes_arrive_once_and_in_order() {
         let sent_at = millis_now();
         if n % 20 == 0 {
             let sent = Command::new(env!("CARGO_BIN_EXE_petrel"))
-                .args(["send", "--token", &token, "--data", &format!("n={n}"), "--data-dir"])
+                .args([
+                    "send",
+                    "--token",
+                    &token,
+                    "--data",
+                    &format!("n={n}"),
+                    "--data-dir",
+                ])
                 .arg(&broker.ready.data_dir)
                 .output()
                 .unwrap();
@@ -101,7 +115,12 @@ async fn two_hundred_publishes_arrive_once_and_in_order() {
         let line = listener.next("message").await;
         assert_eq!(number(&line), n);
         assert_eq!(line["redelivered"], false);
-        latencies.push(line["received_at_ms"].as_u64().unwrap().saturating_sub(sent_at));
+        latencies.push(
+            line["received_at_ms"]
+                .as_u64()
+                .unwrap()
+                .saturating_sub(sent_at),
+        );
     }
     latencies.sort_unstable();
     // Recorded by `petrel demo`; here only what no busy machine excuses.
@@ -240,7 +259,9 @@ async fn a_topic_of_a_thousand_costs_one_write_and_reaches_all() {
     .await;
     let operations = "petrel_store_operations_total";
     let before = api.metric(operations, "kind=\"append\"").await;
-    let answer = api.publish_topic("all", json!({ "data": { "n": "1" } })).await;
+    let answer = api
+        .publish_topic("all", json!({ "data": { "n": "1" } }))
+        .await;
     safe(&answer);
     for device in &mut online {
         assert_eq!(device.message().await.id, answer.id());
@@ -257,7 +278,9 @@ async fn a_topic_of_a_thousand_costs_one_write_and_reaches_all() {
     assert_books_balance(&api).await;
     assert_eq!(api.metric("petrel_delivery_owed", "").await, 0.0);
     // Nobody has it twice: a second broadcast is the next thing that each one gets.
-    let second = api.publish_topic("all", json!({ "data": { "n": "2" } })).await;
+    let second = api
+        .publish_topic("all", json!({ "data": { "n": "2" } }))
+        .await;
     safe(&second);
     for device in &mut online {
         assert_eq!(device.message().await.id, second.id());
@@ -291,7 +314,10 @@ fn the_demo_holds_and_leaves_nothing_behind() {
     assert!(demo.status.success(), "{stderr}");
     let report: Value = serde_json::from_slice(&demo.stdout).unwrap();
     assert_eq!(report["ok"], true, "{report}");
-    assert_eq!((&report["lost"], &report["doubled"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&report["lost"], &report["doubled"]),
+        (&json!(0), &json!(0))
+    );
     assert!(report["replayed"].as_u64().unwrap() > 0, "{report}");
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

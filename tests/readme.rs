@@ -1,5 +1,10 @@
 //! Runs the lines of README's quick start as a new user would: in an empty directory, with the real binary.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,7 +39,10 @@ fn shell(line: &str, directory: &Path) -> Command {
         .arg("-c")
         .arg(format!("exec {line}"))
         .current_dir(directory)
-        .env("PATH", format!("{}:{path}", binary.parent().unwrap().display()))
+        .env(
+            "PATH",
+            format!("{}:{path}", binary.parent().unwrap().display()),
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command

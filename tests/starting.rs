@@ -1,5 +1,10 @@
 //! What can go wrong at the start: each ends with an exit code that is not 0 and a text that names the way out.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::net::{TcpListener, UdpSocket};
@@ -106,7 +111,8 @@ fn a_damaged_key_is_named_and_kept() {
 fn all_bad_keys_of_a_configuration_are_reported_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("petrel.toml");
-    let text = "[quic]\nidle_timeout = 0\nlisten = \"nowhere\"\n[sotre]\nx = 1\n[http]\npermits = -1\n";
+    let text =
+        "[quic]\nidle_timeout = 0\nlisten = \"nowhere\"\n[sotre]\nx = 1\n[http]\npermits = -1\n";
     std::fs::write(&file, text).unwrap();
     let path = file.to_str().unwrap();
     let expect = ["quic.idle_timeout", "quic.listen", "sotre", "http.permits"];
@@ -129,7 +135,10 @@ fn unknown_variables_and_exposed_plain_ports_are_refused() {
     exposed[8] = "0.0.0.0:0";
     check(
         &petrel(directory.path(), &exposed, &[]),
-        &["http.allow_plain_beyond_loopback", "admin.allow_beyond_loopback"],
+        &[
+            "http.allow_plain_beyond_loopback",
+            "admin.allow_beyond_loopback",
+        ],
     );
 }
 
@@ -151,5 +160,8 @@ fn the_shipped_configurations_are_good() {
     }
     let shown = petrel(root, &["config", "show", "--quic", "127.0.0.1:1"], &[]);
     let text = String::from_utf8(shown.stdout).unwrap();
-    assert!(text.contains("quic.listen = ") && text.contains("--quic"), "{text}");
+    assert!(
+        text.contains("quic.listen = ") && text.contains("--quic"),
+        "{text}"
+    );
 }

@@ -25,7 +25,9 @@ pub enum StartError {
     #[error("quic.listen: {0}; choose another address, or port 0 for a free one")]
     Quic(#[from] petrel_quic::BindError),
     /// A TCP socket cannot be had.
-    #[error("{key}: cannot listen on {address}: {source}; choose another address, or port 0 for a free one")]
+    #[error(
+        "{key}: cannot listen on {address}: {source}; choose another address, or port 0 for a free one"
+    )]
     Listen {
         /// The configuration key.
         key: &'static str,
@@ -47,6 +49,8 @@ pub enum StartError {
     #[error("cannot start a thread: {0}; check the limits of processes and memory")]
     Thread(io::Error),
     /// Opening the store panicked.
-    #[error("opening the store failed badly; its log says why. Keep the data directory and start with another one")]
+    #[error(
+        "opening the store failed badly; its log says why. Keep the data directory and start with another one"
+    )]
     Panicked,
 }

@@ -3,6 +3,8 @@
 //! The connection is made at the first request, reused, and made anew after it broke. A request is never repeated by
 //! itself: whether a publish that got no answer was accepted, only its publisher can decide to find out.
 
+mod url;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -21,6 +23,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use self::url::Url;
 
 /// How long connecting may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -198,50 +202,6 @@ fn connector(ca: &Path) -> Result<TlsConnector, HttpError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// A broker's URL, taken apart.
-#[derive(Debug, PartialEq, Eq)]
-struct Url {
-    text: String,
-    is_tls: bool,
-    /// Without the brackets of an IPv6 address.
-    host: String,
-    port: u16,
-    /// As the `Host` header wants it.
-    authority: String,
-    /// Path without a slash at its end.
-    prefix: String,
-}
-
-impl Url {
-    fn parse(text: &str) -> Result<Self, HttpError> {
-        let bad = |problem| HttpError::Url {
-            url: text.to_owned(),
-            problem,
-        };
-        let uri: Uri = text.parse().map_err(|_| bad("it is not a URL"))?;
-        let is_tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err(bad("it does not begin with http:// or https://")),
-        };
-        let authority = uri.authority().ok_or_else(|| bad("it has no host"))?;
-        if authority.as_str().contains('@') || uri.query().is_some() {
-            return Err(bad("it holds more than scheme, host, port and path"));
-        }
-        let host = authority.host();
-        Ok(Self {
-            text: text.to_owned(),
-            is_tls,
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: authority
-                .port_u16()
-                .unwrap_or(if is_tls { 443 } else { 80 }),
-            authority: authority.to_string(),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-        })
-    }
-}
-
 /// What the broker answered.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -327,58 +287,6 @@ impl HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        for (text, is_tls, host, port, authority, prefix) in [
-            (
-                "http://127.0.0.1:7480",
-                false,
-                "127.0.0.1",
-                7480,
-                "127.0.0.1:7480",
-                "",
-            ),
-            (
-                "https://push.example.org/",
-                true,
-                "push.example.org",
-                443,
-                "push.example.org",
-                "",
-            ),
-            (
-                "https://[::1]:7443/a/b/",
-                true,
-                "::1",
-                7443,
-                "[::1]:7443",
-                "/a/b",
-            ),
-        ] {
-            let url = Url::parse(text).unwrap();
-            assert_eq!(
-                (
-                    url.is_tls,
-                    &*url.host,
-                    url.port,
-                    &*url.authority,
-                    &*url.prefix
-                ),
-                (is_tls, host, port, authority, prefix)
-            );
-        }
-        for text in [
-            "",
-            "127.0.0.1:7480",
-            "ftp://a",
-            "http://u:p@h",
-            "http://h/?q",
-            "http://",
-        ] {
-            assert!(Url::parse(text).is_err(), "{text}");
-        }
-    }
 
     fn answer(status: u16, body: &str) -> Answer {
         Answer {

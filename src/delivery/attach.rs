@@ -317,4 +317,3 @@ fn gap_frame(id: MessageId, topic: &str, gap: &GapRecord) -> bytes::Bytes {
         reasons: gap.counts.clone(),
     }))
 }
-

@@ -268,9 +268,18 @@ impl Committer {
         let older = self
             .store
             .collapse(pending.device, key, pending.message.id)?;
-        let delivery = Arc::clone(&self.delivery);
         if !older.is_empty() {
-            self.after(move || delivery.ledger.drop(DropReason::Collapsed, older.len() as u64));
+            let device = pending.device;
+            let is_empty = self.store.is_queue_empty(device)?;
+            let delivery = Arc::clone(&self.delivery);
+            self.after(move || {
+                delivery
+                    .ledger
+                    .drop(DropReason::Collapsed, older.len() as u64);
+                if is_empty {
+                    delivery.set_queue(device, false);
+                }
+            });
         }
         Ok(())
     }
@@ -280,13 +289,18 @@ impl Committer {
             return Ok(());
         }
         count("settle");
-        if id.sequence & crate::store::GAP_BIT == 0 {
-            let delivery = Arc::clone(&self.delivery);
-            self.after(move || delivery.ledger.ack(1));
-        }
-        if self.store.is_queue_empty(device)? {
-            self.delivery.set_queue(device, false);
-        }
+        let is_message = id.sequence & crate::store::GAP_BIT == 0;
+        let is_empty = self.store.is_queue_empty(device)?;
+        let delivery = Arc::clone(&self.delivery);
+        // In the order of operations: the message may have been queued in this very group, and its mark comes first.
+        self.after(move || {
+            if is_message {
+                delivery.ledger.ack(1);
+            }
+            if is_empty {
+                delivery.set_queue(device, false);
+            }
+        });
         Ok(())
     }
 
@@ -431,8 +445,7 @@ impl Committer {
                 delivery.broadcasts.unlog(&broadcast);
                 delivery.broadcasts.remove(id);
             } else if broadcast.take_dirty() {
-                self.store
-                    .save_settled(id, broadcast.owed().settled())?;
+                self.store.save_settled(id, broadcast.owed().settled())?;
                 count("settle");
             }
         }

@@ -46,12 +46,17 @@ impl Gaps {
                 continue;
             };
             let log = (broadcast.message.project, topic.clone());
-            let gap = known.range(id..).find(|(_, of)| **of == log).map(|(gap, _)| *gap);
+            let gap = known
+                .range(id..)
+                .find(|(_, of)| **of == log)
+                .map(|(gap, _)| *gap);
             let (newest, count) = counts.entry((log, gap)).or_insert((id, 0));
             *newest = gap.unwrap_or(id);
             *count += 1;
         }
-        let gaps = counts.into_iter().map(|((log, _), (newest, count))| (newest, log, count));
+        let gaps = counts
+            .into_iter()
+            .map(|((log, _), (newest, count))| (newest, log, count));
         let gaps: Vec<_> = gaps.collect();
         let told_now = gaps.iter().map(|(newest, log, _)| (*newest, log.clone()));
         told.insert(device, told_now.collect());

@@ -113,7 +113,9 @@ impl Delivery {
                 answer,
             )))
         };
-        let (pending, replaced) = self.pending.insert(device.ordinal, make, |p| self.push(p))?;
+        let (pending, replaced) = self
+            .pending
+            .insert(device.ordinal, make, |p| self.push(p))?;
         self.ledger.accept(replaced);
         self.ledger.drop(DropReason::Collapsed, replaced);
         let id = pending.message.id;

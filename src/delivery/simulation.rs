@@ -98,7 +98,9 @@ fn explain(world: &Mutex<World>, what: &str, act: impl FnOnce()) {
 
 fn run(seed: u64, presence: &Arc<Presence>) {
     let world = Arc::new(Mutex::new(World::new(seed, Arc::clone(presence))));
-    explain(&world, &format!("PETREL_SIM_SEED={seed}"), || simulate(&world));
+    explain(&world, &format!("PETREL_SIM_SEED={seed}"), || {
+        simulate(&world)
+    });
 }
 
 fn from_env(name: &str) -> Option<u64> {

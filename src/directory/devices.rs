@@ -167,11 +167,17 @@ mod tests {
         devices.insert(&registration(5, 2));
         assert!(devices.has_secret(Ordinal(5), &[2; 32]));
         assert!(!devices.has_secret(Ordinal(5), &[1; 32]));
-        assert!(!devices.has_secret(Ordinal(3), &[0; 32]), "a vacant entry has no secret");
+        assert!(
+            !devices.has_secret(Ordinal(3), &[0; 32]),
+            "a vacant entry has no secret"
+        );
         devices.remove(Ordinal(5));
         devices.remove(Ordinal(5));
         assert_eq!(devices.find(Ordinal(5)), None);
-        assert_eq!(devices.of_project(ProjectId(1)).iter().collect::<Vec<_>>(), [0]);
+        assert_eq!(
+            devices.of_project(ProjectId(1)).iter().collect::<Vec<_>>(),
+            [0]
+        );
         assert_eq!(devices.size().0, 1);
         devices.rotate(Ordinal(0), &[7; 32]);
         assert!(devices.has_secret(Ordinal(0), &[7; 32]));

@@ -55,7 +55,14 @@ impl Shard {
     ) {
         let can_retry = matches!(refusal.code, ErrorCode::Overloaded | ErrorCode::Internal);
         let retry_after_ms = if can_retry { RETRY_AFTER_MS } else { 0 };
-        self.end(core, session, refusal.code, &refusal.message, retry_after_ms, now);
+        self.end(
+            core,
+            session,
+            refusal.code,
+            &refusal.message,
+            retry_after_ms,
+            now,
+        );
     }
 
     /// Lets a device in, replaces its older session, and begins to send what it is owed.
@@ -126,4 +133,3 @@ impl Shard {
         }
     }
 }
-

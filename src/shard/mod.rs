@@ -400,9 +400,11 @@ impl App for Shard {
     fn handle_event(&mut self, core: &mut ShardCore, now: Instant, event: Event) {
         match event {
             Event::Opened { conn, .. } => self.opened(conn, now),
-            Event::Bytes { conn, bytes } => self.with_session(core, conn, |shard, core, session| {
-                shard.handle_bytes(core, session, bytes, now);
-            }),
+            Event::Bytes { conn, bytes } => {
+                self.with_session(core, conn, |shard, core, session| {
+                    shard.handle_bytes(core, session, bytes, now);
+                })
+            }
             Event::Writable { conn } => self.with_session(core, conn, |shard, core, session| {
                 shard.writable(core, session);
             }),

@@ -29,7 +29,10 @@ impl SharedStats {
     /// The newest.
     #[must_use]
     pub fn read(&self) -> ShardStats {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

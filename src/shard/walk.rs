@@ -52,10 +52,7 @@ impl Shard {
             walk.is_begun = true;
             walk.slots = self.slots_of(&walk.broadcast);
         }
-        let end = walk
-            .slots
-            .as_ref()
-            .map_or(self.sessions.len(), Vec::len);
+        let end = walk.slots.as_ref().map_or(self.sessions.len(), Vec::len);
         let step_end = end.min(walk.next + SLOTS_PER_STEP);
         let mut sends = 0;
         while walk.next < step_end && sends < SENDS_PER_STEP {
@@ -64,7 +61,11 @@ impl Shard {
                 None => walk.next,
             };
             walk.next += 1;
-            let Some(conn) = self.sessions.get(slot).and_then(|s| s.as_ref()).map(|s| s.conn)
+            let Some(conn) = self
+                .sessions
+                .get(slot)
+                .and_then(|s| s.as_ref())
+                .map(|s| s.conn)
             else {
                 continue;
             };

@@ -127,8 +127,7 @@ impl<M: OrderedMap> Store for Embedded<M> {
         self.put_counter("next_ordinal", self.next_ordinal);
         self.put_number(secret_key, u64::from(ordinal.0));
         let record = RegistrationRecord::new(new);
-        self.map
-            .put(layout::registration(ordinal), record.write());
+        self.map.put(layout::registration(ordinal), record.write());
         Ok(Registration {
             ordinal,
             project: new.project,

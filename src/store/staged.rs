@@ -52,10 +52,7 @@ impl<M: OrderedMap> Staged<M> {
         to: &[u8],
         mut visitor: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut staged = self
-            .changes
-            .range(from.to_vec()..to.to_vec())
-            .peekable();
+        let mut staged = self.changes.range(from.to_vec()..to.to_vec()).peekable();
         let mut stored = self.map.range(from, to);
         let mut next_stored = stored.next().transpose()?;
         loop {

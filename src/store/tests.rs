@@ -330,13 +330,33 @@ fn an_unreadable_message_becomes_a_gap_and_hurts_nobody_else() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Enqueue { device: u32, key: bool, urgency: u8, ttl: u64 },
-    Settle { device: u32, back: u64 },
-    Scan { device: u32 },
-    Subscribe { device: u32, topic: u8 },
-    Unsubscribe { device: u32, topic: u8 },
-    Register { secret: u8 },
-    Unregister { device: u32 },
+    Enqueue {
+        device: u32,
+        key: bool,
+        urgency: u8,
+        ttl: u64,
+    },
+    Settle {
+        device: u32,
+        back: u64,
+    },
+    Scan {
+        device: u32,
+    },
+    Subscribe {
+        device: u32,
+        topic: u8,
+    },
+    Unsubscribe {
+        device: u32,
+        topic: u8,
+    },
+    Register {
+        secret: u8,
+    },
+    Unregister {
+        device: u32,
+    },
     Commit,
     Reopen,
 }
@@ -360,7 +380,12 @@ fn any_step() -> impl Strategy<Value = Step> {
 /// One step on one store; what can be seen of it.
 fn perform(store: &mut dyn Store, step: &Step, sequence: u64) -> String {
     match *step {
-        Step::Enqueue { device, key, urgency, ttl } => {
+        Step::Enqueue {
+            device,
+            key,
+            urgency,
+            ttl,
+        } => {
             let urgency = Urgency::from_number(urgency).unwrap();
             let message = message(sequence, key.then_some("k"), ttl, urgency);
             let platform = Platform::Android;
@@ -378,11 +403,19 @@ fn perform(store: &mut dyn Store, step: &Step, sequence: u64) -> String {
         }
         Step::Subscribe { device, topic } => {
             let topic = TopicName::parse(&format!("t{topic}")).unwrap();
-            format!("{:?}", store.subscribe(Ordinal(device), PROJECT, &topic, 3).unwrap())
+            format!(
+                "{:?}",
+                store
+                    .subscribe(Ordinal(device), PROJECT, &topic, 3)
+                    .unwrap()
+            )
         }
         Step::Unsubscribe { device, topic } => {
             let topic = TopicName::parse(&format!("t{topic}")).unwrap();
-            format!("{:?}", store.unsubscribe(Ordinal(device), PROJECT, &topic).unwrap())
+            format!(
+                "{:?}",
+                store.unsubscribe(Ordinal(device), PROJECT, &topic).unwrap()
+            )
         }
         Step::Register { secret } => {
             format!("{:?}", store.register(&registration(secret)).unwrap())

@@ -122,11 +122,18 @@ impl Report {
                 ),
             ),
             check(
-                self.gaps == 0 && v.refused == 0,
+                v.refused == 0 && v.unsent == 0,
                 format!(
-                    "{} gaps announced, {} publishes refused",
-                    grouped(self.gaps),
-                    grouped(v.refused)
+                    "{} publishes were refused, {} could not be sent while the broker ran",
+                    grouped(v.refused),
+                    grouped(v.unsent)
+                ),
+            ),
+            check(
+                self.gaps == 0,
+                format!(
+                    "{} messages were given up by the broker",
+                    grouped(self.gaps)
                 ),
             ),
         ]
@@ -306,12 +313,13 @@ mod tests {
     #[test]
     fn each_check_can_fail() {
         assert!(good().is_good(), "{}", good().checks_text());
-        let spoils: [fn(&mut Report); 10] = [
+        let spoils: [fn(&mut Report); 11] = [
             |r| r.verdict.lost = 1,
             |r| r.verdict.promised = 0,
             |r| r.verdict.doubled = 1,
             |r| r.verdict.foreign = 1,
             |r| r.verdict.refused = 1,
+            |r| r.verdict.unsent = 1,
             |r| r.answered_under_traffic = 0,
             |r| r.online = 9,
             |r| r.renewed = 1,

@@ -30,6 +30,8 @@ pub(super) struct Verdict {
     pub(super) unanswered_arrived: u64,
     /// Answered with an error.
     pub(super) refused: u64,
+    /// Never left, although no outage was in the way.
+    pub(super) unsent: u64,
     /// Deliveries that the answers promise.
     pub(super) promised: u64,
     /// Promised and never handed to the device's app under that id.
@@ -77,7 +79,11 @@ pub(super) fn judge(
     }
     for (number, publication) in (0..).zip(list) {
         match publication.outcome {
-            Outcome::NotSent => continue,
+            Outcome::NotSent => {
+                let hindered = |o: Outage| (o.from..=o.to).contains(&publication.intended);
+                verdict.unsent += u64::from(!outage.is_some_and(hindered));
+                continue;
+            }
             Outcome::Answered(id) => {
                 verdict.answered += 1;
                 let has = |device: &HashMap<u64, MessageId>| device.get(&number) == Some(&id);
@@ -239,6 +245,15 @@ mod tests {
             at: case.start,
         });
         assert_eq!(case.judge().foreign, 5);
+    }
+
+    #[test]
+    fn only_an_outage_excuses_what_was_not_sent() {
+        let case = Case::good();
+        let at = |ms| case.start + Duration::from_millis(ms);
+        let judge = |from, to| judge(&case.list, &case.receipts, Some(Outage { from, to }));
+        assert_eq!(judge(at(0), at(1)).unsent, 0);
+        assert_eq!(judge(at(1), at(2)).unsent, 1);
     }
 
     #[test]

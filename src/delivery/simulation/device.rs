@@ -90,7 +90,10 @@ impl Device {
                 // A message that counted as trimmed while it was in flight may have been acked since. Over a restart gaps
                 // of a topic that were told one by one become one, named by the newest: it may seem to grow.
                 let has_grown = told.1 > first.1 && (told.0.is_empty() || !is_crashing);
-                assert!(first.0 == told.0 && !has_grown, "a gap that was told has grown");
+                assert!(
+                    first.0 == told.0 && !has_grown,
+                    "a gap that was told has grown"
+                );
                 id
             }
             other => panic!("unexpected {other:?}"),

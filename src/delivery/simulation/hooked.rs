@@ -99,7 +99,12 @@ impl Store for Hooked {
         Ok(enqueued)
     }
 
-    fn collapse(&mut self, device: Ordinal, key: &CollapseKey, before: MessageId) -> Made<Vec<MessageId>> {
+    fn collapse(
+        &mut self,
+        device: Ordinal,
+        key: &CollapseKey,
+        before: MessageId,
+    ) -> Made<Vec<MessageId>> {
         self.between();
         self.inner.collapse(device, key, before)
     }

@@ -148,7 +148,9 @@ impl World {
                 delivery.directory().audience(PROJECT, &topic)
             }
         };
-        let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let polled = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
         if delivery.sequence.peek() != next {
             assert!(next > self.last_id, "{next} is used twice");
             self.last_id = next;

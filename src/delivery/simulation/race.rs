@@ -136,10 +136,14 @@ fn finish(world: &Arc<Mutex<World>>, mut life: Life, is_crashing: bool, steps: &
             windows: 0,
         };
     }
-    super::explain(world, &format!("the order {steps:?}, crash: {is_crashing}"), || {
-        rest::settle(world, &mut life);
-        lock(world).check();
-    });
+    super::explain(
+        world,
+        &format!("the order {steps:?}, crash: {is_crashing}"),
+        || {
+            rest::settle(world, &mut life);
+            lock(world).check();
+        },
+    );
 }
 
 /// Tries every step after an order that makes sense; how many orders there are.

@@ -116,21 +116,33 @@ impl World {
         assert!(balance.is_even() && balance.owed == 0, "{balance:?}");
         assert_eq!(delivery.pending.devices(), 0, "something is pending");
         assert_eq!(delivery.presence().online(), 0, "somebody is present");
-        assert!(delivery.queued.read().unwrap().is_empty(), "a queue is marked");
+        assert!(
+            delivery.queued.read().unwrap().is_empty(),
+            "a queue is marked"
+        );
         assert!(delivery.broadcasts.all().is_empty(), "a broadcast is left");
         assert!(delivery.gaps.is_empty(), "a gap is left");
         assert!(delivery.mailboxes().iter().all(|m| m.stats().depth == 0));
         assert_eq!(delivery.operations_waiting(), 0);
         for (key, _) in self.map.pairs() {
             let kind = char::from(key[0]);
-            assert!(!matches!(kind, 'Q' | 'L' | 'Z'), "{kind} is left in the store: {key:?}");
+            assert!(
+                !matches!(kind, 'Q' | 'L' | 'Z'),
+                "{kind} is left in the store: {key:?}"
+            );
             if matches!(kind, 'U' | 'R') {
                 let ordinal = Ordinal(u32::from_be_bytes(key[1..5].try_into().unwrap()));
-                assert!(delivery.directory().device(ordinal).is_some(), "{kind} of the dead");
+                assert!(
+                    delivery.directory().device(ordinal).is_some(),
+                    "{kind} of the dead"
+                );
             }
         }
-        let by_id: BTreeMap<MessageId, &Publish> =
-            self.publishes.iter().filter_map(|p| Some((p.id?, p))).collect();
+        let by_id: BTreeMap<MessageId, &Publish> = self
+            .publishes
+            .iter()
+            .filter_map(|p| Some((p.id?, p)))
+            .collect();
         for device in &self.devices {
             if let Some(registered) = device.registered {
                 self.check_device(device, registered.ordinal, registered.platform, &by_id);
@@ -148,8 +160,12 @@ impl World {
         let mut newest = MessageId::ZERO;
         for id in &device.kept {
             let publish = by_id[id];
-            assert!(publish.audience.contains(ordinal.0), "{id} was not for {ordinal:?}");
-            let is_own = matches!(publish.to, To::Device(_)) && publish.deadline(platform) > publish.accepted_at;
+            assert!(
+                publish.audience.contains(ordinal.0),
+                "{id} was not for {ordinal:?}"
+            );
+            let is_own = matches!(publish.to, To::Device(_))
+                && publish.deadline(platform) > publish.accepted_at;
             if is_own && !device.is_picky {
                 assert!(*id > newest, "{ordinal:?} got {id} after {newest}");
                 newest = *id;
@@ -196,14 +212,22 @@ impl World {
             trimmed[..TOPICS.len()].fill(u64::MAX);
         }
         for (place, topic) in TOPICS.iter().chain(&[""]).enumerate() {
-            let told: u64 = device.gaps.values().filter(|(t, _)| t == topic).map(|(_, n)| n).sum();
+            let told: u64 = device
+                .gaps
+                .values()
+                .filter(|(t, _)| t == topic)
+                .map(|(_, n)| n)
+                .sum();
             assert!(
                 missing[place] <= told && told <= trimmed[place],
                 "{ordinal:?} misses {} of {topic:?}, was told of {told}, {} went",
                 missing[place],
                 trimmed[place],
             );
-            assert!(place < TOPICS.len() || told == evicted, "told {told}, evicted {evicted}");
+            assert!(
+                place < TOPICS.len() || told == evicted,
+                "told {told}, evicted {evicted}"
+            );
         }
     }
 }

@@ -96,7 +96,11 @@ impl Shard {
         self.walks.is_empty()
             && self.kept_acks.is_empty()
             && self.rescans.is_empty()
-            && self.sessions.iter().flatten().all(|s| s.outbox.is_idle() || !s.is_open)
+            && self
+                .sessions
+                .iter()
+                .flatten()
+                .all(|s| s.outbox.is_idle() || !s.is_open)
     }
 
     pub(super) fn open(&mut self, owner: usize, minimum_urgency: Urgency) -> ConnId {
@@ -156,7 +160,9 @@ impl Shard {
     pub(super) fn vanish(&self) {
         for session in self.sessions.iter().flatten() {
             if let Some(device) = session.device {
-                self.delivery.presence().detach(device.ordinal, self.place(session.conn));
+                self.delivery
+                    .presence()
+                    .detach(device.ordinal, self.place(session.conn));
             }
         }
     }
@@ -251,7 +257,11 @@ impl Shard {
         let (now, delivery) = (self.now, Arc::clone(&self.delivery));
         match command {
             Command::Push { conn, pending } => self.push(conn, &pending),
-            Command::Scanned { conn, device, batch } => {
+            Command::Scanned {
+                conn,
+                device,
+                batch,
+            } => {
                 let Some(session) = self.session(conn) else {
                     return;
                 };
@@ -280,7 +290,11 @@ impl Shard {
                     self.told.push(Told::Registered(owner, device));
                 }
             }
-            Command::Answered { conn, number, result } => {
+            Command::Answered {
+                conn,
+                number,
+                result,
+            } => {
                 let Some(session) = self.session(conn) else {
                     return;
                 };
@@ -304,11 +318,17 @@ impl Shard {
         let now = self.now;
         let window = self.delivery.settings().window;
         let is_transient = pending.message.is_now_or_never(pending.platform);
-        let route = if is_transient { Route::Transient } else { Route::Queue };
+        let route = if is_transient {
+            Route::Transient
+        } else {
+            Route::Queue
+        };
         let options = pending.message.options(pending.platform);
         let mut pushed = None;
         if let Some(session) = self.session(conn)
-            && session.attached().is_some_and(|d| d.ordinal == pending.device)
+            && session
+                .attached()
+                .is_some_and(|d| d.ordinal == pending.device)
             && options.urgency >= session.minimum_urgency
         {
             let frame = pending.message.frame(pending.platform);
@@ -364,7 +384,11 @@ impl Shard {
             delivery.expire_for(broadcast, device.ordinal);
             return false;
         }
-        let route = if broadcast.is_transient() { Route::Transient } else { Route::Broadcast };
+        let route = if broadcast.is_transient() {
+            Route::Transient
+        } else {
+            Route::Broadcast
+        };
         if broadcast.is_transient() && !broadcast.take(device.ordinal) {
             return false;
         }
@@ -387,10 +411,16 @@ impl Shard {
 
 fn offer(session: &mut Session, batch: Batch, delivery: &Delivery, now: Instant) {
     let window = delivery.settings().window;
-    assert!(batch.items.is_sorted_by(|a, b| a.id < b.id), "a scan is in order");
+    assert!(
+        batch.items.is_sorted_by(|a, b| a.id < b.id),
+        "a scan is in order"
+    );
     for item in batch.items {
         let bytes = u32::try_from(item.frame.len()).unwrap();
-        if session.outbox.offer(item.id, item.route, bytes, window, now) {
+        if session
+            .outbox
+            .offer(item.id, item.route, bytes, window, now)
+        {
             if let Some(deadline) = super::device::deadline(&item.frame) {
                 assert!(deadline > session.asked_at.0, "{} had expired", item.id);
             }

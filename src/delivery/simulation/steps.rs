@@ -83,7 +83,11 @@ impl World {
                 project: "simulated".into(),
                 app_key: "app".into(),
                 secret: device.secret(),
-                platform: if at.is_multiple_of(2) { Platform::Android } else { Platform::Ios },
+                platform: if at.is_multiple_of(2) {
+                    Platform::Android
+                } else {
+                    Platform::Ios
+                },
                 attributes: Attributes::default(),
                 minimum_urgency: urgency,
                 sdk: String::new(),
@@ -94,7 +98,11 @@ impl World {
             return;
         };
         // Durable and answered, so it must be there, over every crash.
-        assert!(delivery.directory().is_secret_of(registered.ordinal, &self.devices[at].secret()));
+        assert!(
+            delivery
+                .directory()
+                .is_secret_of(registered.ordinal, &self.devices[at].secret())
+        );
         self.shard(shard).attach(conn, registered);
     }
 
@@ -108,7 +116,9 @@ impl World {
         let Some((shard, conn)) = device.left.pop().or_else(|| device.at.take()) else {
             return;
         };
-        self.say(format!("{conn:?} on shard {shard} of device {at} is closed"));
+        self.say(format!(
+            "{conn:?} on shard {shard} of device {at} is closed"
+        ));
         if self.shard(shard).session(conn).is_some() {
             self.shard(shard).close(conn);
         }
@@ -128,7 +138,11 @@ impl World {
             self.devices[at].receive(frame, self.is_crashing);
         }
         let kept = self.devices[at].acks.iter().map(ToString::to_string);
-        let line = format!("device {at} takes {}, to ack {:?}", frames.len(), kept.collect::<Vec<_>>());
+        let line = format!(
+            "device {at} takes {}, to ack {:?}",
+            frames.len(),
+            kept.collect::<Vec<_>>()
+        );
         self.say(line);
         !frames.is_empty()
     }
@@ -148,7 +162,9 @@ impl World {
             }
             let any = self.rng.below(self.devices[at].acks.len());
             let id = self.devices[at].acks.remove(any);
-            self.say(format!("device {at} acks {id} over {conn:?} on shard {shard}"));
+            self.say(format!(
+                "device {at} acks {id} over {conn:?} on shard {shard}"
+            ));
             self.shard(shard).ack(conn, id);
         }
         self.shard(shard).scan(conn);
@@ -167,7 +183,10 @@ impl World {
         self.next_number += 1;
         let delivery = self.delivery();
         if self.rng.percent(15) && self.devices.len() < DEVICES_MAX {
-            if delivery.request(registered, number, RequestBody::Unregister, place).is_ok() {
+            if delivery
+                .request(registered, number, RequestBody::Unregister, place)
+                .is_ok()
+            {
                 self.say(format!("device {at} unregisters"));
                 self.devices[at].is_ending = true;
                 let secret = u8::try_from(self.devices.len()).unwrap();
@@ -183,7 +202,10 @@ impl World {
             (RequestBody::Unsubscribe(name), Member::No)
         };
         if delivery.request(registered, number, body, place).is_ok() {
-            self.say(format!("device {at} asks to be {member:?} of {}", TOPICS[topic]));
+            self.say(format!(
+                "device {at} asks to be {member:?} of {}",
+                TOPICS[topic]
+            ));
             let device = &mut self.devices[at];
             device.topics[topic] = Member::Unsure;
             device.requests.insert(number, (topic, member));
@@ -207,7 +229,11 @@ impl World {
     }
 
     fn change_urgency(&mut self, at: usize) {
-        let urgency = if self.rng.percent(50) { Urgency::VeryLow } else { Urgency::Normal };
+        let urgency = if self.rng.percent(50) {
+            Urgency::VeryLow
+        } else {
+            Urgency::Normal
+        };
         self.say(format!("device {at} wants {urgency:?}"));
         self.set_urgency(at, urgency);
     }

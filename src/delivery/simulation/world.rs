@@ -81,13 +81,21 @@ impl World {
     pub(super) fn new(seed: u64, presence: Arc<Presence>) -> Self {
         let mut rng = Seeded(seed);
         let settings = DeliverySettings {
-            ack_window: if rng.percent(70) { HOUR } else { Duration::ZERO },
+            ack_window: if rng.percent(70) {
+                HOUR
+            } else {
+                Duration::ZERO
+            },
             publish_timeout: HOUR,
             batch_operations_max: 1 + rng.below(8),
             queue: Limits {
                 messages_max: 2 + rng.below(10),
                 bytes_max: 1 << 20,
-                policy: if rng.percent(80) { FullPolicy::Evict } else { FullPolicy::Refuse },
+                policy: if rng.percent(80) {
+                    FullPolicy::Evict
+                } else {
+                    FullPolicy::Refuse
+                },
             },
             log: LogLimits {
                 messages_max: 1 + rng.below(8),
@@ -141,8 +149,8 @@ impl World {
 
     /// Others act while the store works.
     pub(super) fn go_on(&mut self) {
-        if self.is_wild && !self.is_dead && self.rng.percent(30) {
-            for _ in 0..=self.rng.below(3) {
+        if self.is_wild && !self.is_dead && self.rng.percent(70) {
+            for _ in 0..=self.rng.below(16) {
                 self.say("  meanwhile:".into());
                 self.step();
             }
@@ -195,7 +203,9 @@ impl World {
         for at in 0..usize::from(SHARDS) {
             for told in std::mem::take(&mut self.shard(at).told) {
                 match told {
-                    Told::Registered(owner, device) => self.devices[owner].registered = Some(device),
+                    Told::Registered(owner, device) => {
+                        self.devices[owner].registered = Some(device)
+                    }
                     Told::Answered(owner, number, result) => {
                         let device = &mut self.devices[owner];
                         let Some((topic, member)) = device.requests.remove(&number) else {
@@ -223,7 +233,13 @@ pub(super) fn start(world: &Arc<Mutex<World>>) -> Committer {
         world.is_wild = false;
         let mailbox = 1 + world.rng.below(6);
         let places = 4 + world.rng.below(12);
-        (world.map.clone(), world.settings, world.wall, mailbox, places)
+        (
+            world.map.clone(),
+            world.settings,
+            world.wall,
+            mailbox,
+            places,
+        )
     };
     let mut store = super::hooked::Hooked {
         inner: Embedded::new(map, 7),
@@ -249,8 +265,14 @@ pub(super) fn start(world: &Arc<Mutex<World>>) -> Committer {
         .collect();
     let presence = Arc::clone(&lock(world).presence);
     assert_eq!(presence.online(), 0);
-    let (mut delivery, _) =
-        Delivery::new(settings, clock, Arc::new(directory), presence, mailboxes.clone(), loaded);
+    let (mut delivery, _) = Delivery::new(
+        settings,
+        clock,
+        Arc::new(directory),
+        presence,
+        mailboxes.clone(),
+        loaded,
+    );
     // So little room that shards meet a busy store and publishers wait.
     let (sender, operations) = mpsc::channel(places);
     Arc::get_mut(&mut delivery).unwrap().operations = sender;

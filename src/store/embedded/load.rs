@@ -19,8 +19,9 @@ impl<M: OrderedMap> Embedded<M> {
             self.put_number(layout::meta("schema"), u64::from(layout::SCHEMA));
             self.put_number(layout::meta("epoch"), u64::from(self.new_epoch));
         }
-        let meta =
-            |name, what| -> Result<u64, StoreError> { Ok(self.number(&layout::meta(name), what)?.unwrap_or(0)) };
+        let meta = |name, what| -> Result<u64, StoreError> {
+            Ok(self.number(&layout::meta(name), what)?.unwrap_or(0))
+        };
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let mut loaded = Loaded {
             epoch: small(meta("epoch", "epoch")?),

@@ -9,9 +9,7 @@ use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform};
 
 use super::super::ordered::OrderedMap;
 use super::super::records::{self, QueueValue};
-use super::super::{
-    Enqueued, GAP_BIT, GapRecord, Queued, Scan, ScanTerms, StoreError, layout,
-};
+use super::super::{Enqueued, GAP_BIT, GapRecord, Queued, Scan, ScanTerms, StoreError, layout};
 use super::Embedded;
 
 impl<M: OrderedMap> Embedded<M> {
