@@ -1,31 +1,31 @@
 //! Both session machines over a simulated bad network, under virtual time: 5 % loss, delay, reordering, duplication, and
 //! phones that lose everything they knew of their connection and come back.
 //!
-//! The broker here is a few lines of glue over a shard and [`BrokerSession`], so that what is shown is the protocol's
+//! The broker here is a few lines of glue over a shard and its session machine, so that what is shown is the protocol's
 //! own doing. Every run repeats from its seed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+#[path = "lossy_network/broker.rs"]
+mod broker;
+#[path = "lossy_network/phone.rs"]
+mod phone;
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
-use petrel_protocol::session::states::{BrokerState, DeviceState};
-use petrel_protocol::session::{
-    BrokerEvent, BrokerSession, DeviceEvent, DeviceSession, Opening, WelcomeTerms,
-};
-use petrel_protocol::wire::{self, to_broker, to_device};
-use petrel_protocol::{ALPN, DeviceToken, ErrorCode, MessageId, codec};
+use petrel_protocol::ALPN;
+use petrel_protocol::wire::{self, to_broker};
 use petrel_quic::sim::{HostId, Identity, Link, Sim};
-use petrel_quic::{ClientSetup, CloseReason, ConnId, Event, SendError, ShardCore};
+use petrel_quic::{ClientSetup, CloseReason, ConnId, SendError, ShardCore};
 
-const EPOCH: u32 = 0x6a4e;
+use crate::broker::Broker;
+use crate::phone::Phone;
+
 const HOSTS: usize = 6;
 const PHONES_PER_HOST: usize = 6;
 /// Messages that each phone is owed.
 const MESSAGES: u64 = 40;
-const WINDOW: usize = 8;
-/// Requests and reports that each phone sends in each session.
-const REQUESTS: u32 = 12;
 
 /// Frames that wait for room in a connection.
 #[derive(Default)]
@@ -55,310 +55,7 @@ fn payload(phone: usize, sequence: u64) -> String {
     tile.chars().cycle().take(length).collect()
 }
 
-/// What the broker knows of one session.
-struct Session {
-    protocol: BrokerSession,
-    phone: Option<usize>,
-    in_flight: BTreeSet<u64>,
-    sent_up_to: u64,
-    /// The number of the last report: they count from 1 in each session.
-    reported: u64,
-    unsent: Unsent,
-}
-
-/// What the broker knows of one registration.
-struct Registration {
-    owed: BTreeSet<u64>,
-    conn: Option<ConnId>,
-}
-
-/// The broker's side: a shard, and what is owed to whom.
-struct Broker {
-    host: HostId,
-    sessions: HashMap<ConnId, Session>,
-    registrations: Vec<Registration>,
-    replaced: usize,
-}
-
-impl Broker {
-    fn new(host: HostId, phones: usize) -> Self {
-        let registrations = (0..phones)
-            .map(|_| Registration {
-                owed: (1..=MESSAGES).collect(),
-                conn: None,
-            })
-            .collect();
-        Self {
-            host,
-            sessions: HashMap::new(),
-            registrations,
-            replaced: 0,
-        }
-    }
-
-    fn pump(&mut self, sim: &mut Sim) {
-        for event in sim.take_events(self.host) {
-            let core = sim.core(self.host);
-            match event {
-                Event::Opened { conn, .. } => {
-                    let session = Session {
-                        protocol: BrokerSession::default(),
-                        phone: None,
-                        in_flight: BTreeSet::new(),
-                        sent_up_to: 0,
-                        reported: 0,
-                        unsent: Unsent::default(),
-                    };
-                    assert!(self.sessions.insert(conn, session).is_none());
-                }
-                Event::Bytes { conn, bytes } => {
-                    let session = self.sessions.get_mut(&conn).unwrap();
-                    session.protocol.handle_bytes(bytes);
-                    self.handle_frames(core, conn);
-                }
-                Event::Writable { conn } => {
-                    let session = self.sessions.get_mut(&conn).unwrap();
-                    session.unsent.flush(core, conn);
-                }
-                Event::Closed { conn, .. } => {
-                    let session = self.sessions.remove(&conn).unwrap();
-                    if let Some(phone) = session.phone {
-                        let registration = &mut self.registrations[phone];
-                        registration.conn.take_if(|now| *now == conn);
-                    }
-                }
-            }
-        }
-    }
-
-    fn handle_frames(&mut self, core: &mut ShardCore, conn: ConnId) {
-        loop {
-            let session = self.sessions.get_mut(&conn).unwrap();
-            let Some(event) = session.protocol.poll_event() else {
-                return;
-            };
-            match event {
-                BrokerEvent::Opening(opening) => self.admit(core, conn, &opening),
-                BrokerEvent::Request(request) => {
-                    // Odd ones fail, and the session goes on (PROTO-20).
-                    let failed = (request.number % 2 == 1)
-                        .then_some((ErrorCode::TooManyTopics, "a text of some length"));
-                    assert!(request.body.is_ok());
-                    let answer = BrokerSession::answer(request.number, failed);
-                    session.unsent.push(core, conn, answer);
-                }
-                BrokerEvent::Ack { epoch, sequences } => {
-                    assert_eq!(epoch, EPOCH);
-                    let registration = &mut self.registrations[session.phone.unwrap()];
-                    for sequence in sequences {
-                        session.in_flight.remove(&sequence);
-                        registration.owed.remove(&sequence);
-                    }
-                    self.deliver(core, conn);
-                }
-                BrokerEvent::Report(report) => {
-                    session.reported += 1;
-                    assert_eq!(report.at_ms, session.reported, "every frame once, in order");
-                }
-                BrokerEvent::Goodbye => core.close(conn, ErrorCode::Goodbye as u32, b"goodbye"),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    fn admit(&mut self, core: &mut ShardCore, conn: ConnId, opening: &Opening) {
-        let (phone, token) = match opening {
-            Opening::Register(register) => {
-                let phone = usize::from(register.secret.as_bytes()[0]);
-                (phone, Some(DeviceToken::from_text(&phone.to_string())))
-            }
-            Opening::Hello(hello) => (hello.token.as_str().parse().unwrap(), None),
-        };
-        if let Some(old) = self.registrations[phone].conn.replace(conn) {
-            self.replaced += 1;
-            let old_session = self.sessions.get_mut(&old).unwrap();
-            let last = old_session.protocol.end(ErrorCode::Replaced, "replaced", 0);
-            old_session.unsent.push(core, old, last.unwrap());
-            core.close(old, ErrorCode::Replaced as u32, b"replaced");
-        }
-        let session = self.sessions.get_mut(&conn).unwrap();
-        session.phone = Some(phone);
-        let terms = WelcomeTerms {
-            server_time_ms: 1,
-            keep_alive_seconds: 120,
-            window_messages: WINDOW as u32,
-            topics_max: 10,
-            settled_up_to: MessageId::ZERO,
-        };
-        for frame in session.protocol.admit(token.as_ref(), terms) {
-            session.unsent.push(core, conn, frame);
-        }
-        self.deliver(core, conn);
-    }
-
-    /// Sends what is owed, in order, as far as the window goes.
-    fn deliver(&mut self, core: &mut ShardCore, conn: ConnId) {
-        let session = self.sessions.get_mut(&conn).unwrap();
-        if session.protocol.state() != BrokerState::Attached {
-            return;
-        }
-        let phone = session.phone.unwrap();
-        let owed = &self.registrations[phone].owed;
-        while session.in_flight.len() < WINDOW {
-            let Some(&sequence) = owed.range(session.sent_up_to + 1..).next() else {
-                return;
-            };
-            session.sent_up_to = sequence;
-            session.in_flight.insert(sequence);
-            let deliver = wire::Deliver {
-                id: Some(wire::MessageId {
-                    epoch: EPOCH,
-                    sequence,
-                }),
-                data: [("payload".to_owned(), payload(phone, sequence))].into(),
-                ..wire::Deliver::default()
-            };
-            let frame = codec::encode_to_device(to_device::Frame::Deliver(deliver));
-            session.unsent.push(core, conn, frame);
-        }
-    }
-}
-
-/// One device.
-struct Phone {
-    number: usize,
-    host: HostId,
-    conn: ConnId,
-    session: DeviceSession,
-    unsent: Unsent,
-    token: Option<String>,
-    /// What its app has, in the order in which it came.
-    kept: Vec<u64>,
-    last_of_session: u64,
-    unanswered: BTreeSet<u32>,
-    repeats: usize,
-    closed: Option<CloseReason>,
-}
-
-impl Phone {
-    fn new(
-        number: usize,
-        host: HostId,
-        broker: HostId,
-        sim: &mut Sim,
-        setup: &ClientSetup,
-    ) -> Self {
-        let register = wire::Register {
-            secret: vec![number as u8; 32].into(),
-            ..wire::Register::default()
-        };
-        Self {
-            number,
-            host,
-            conn: sim.connect(host, broker, setup),
-            session: DeviceSession::register(register),
-            unsent: Unsent::default(),
-            token: None,
-            kept: Vec::new(),
-            last_of_session: 0,
-            unanswered: BTreeSet::new(),
-            repeats: 0,
-            closed: None,
-        }
-    }
-
-    /// Everything but what an app keeps on disk is gone; a new connection is made.
-    fn come_back(&mut self, broker: HostId, sim: &mut Sim, setup: &ClientSetup) {
-        let secret = vec![self.number as u8; 32].into();
-        self.session = match self.token.clone() {
-            Some(token) => DeviceSession::hello(wire::Hello {
-                token,
-                secret,
-                ..wire::Hello::default()
-            }),
-            None => DeviceSession::register(wire::Register {
-                secret,
-                ..wire::Register::default()
-            }),
-        };
-        self.conn = sim.connect(self.host, broker, setup);
-        self.unsent = Unsent::default();
-        self.last_of_session = 0;
-        self.unanswered.clear();
-    }
-
-    fn handle(&mut self, core: &mut ShardCore, event: Event) {
-        match event {
-            Event::Opened { .. } => self.say_everything(),
-            Event::Bytes { bytes, .. } => {
-                self.session.handle_bytes(bytes);
-                while let Some(event) = self.session.poll_event() {
-                    self.take(event);
-                }
-            }
-            Event::Writable { .. } => {}
-            Event::Closed { reason, .. } => self.closed = Some(reason),
-        }
-        while let Some(frame) = self.session.poll_transmit() {
-            self.unsent.0.push_back(frame);
-        }
-        self.unsent.flush(core, self.conn);
-    }
-
-    /// Requests and reports, right behind the opening (PROTO-13).
-    fn say_everything(&mut self) {
-        for number in 1..=REQUESTS {
-            let event = wire::Event {
-                kind: wire::event::Kind::Displayed as i32,
-                at_ms: u64::from(number),
-                ..wire::Event::default()
-            };
-            self.session.say(to_broker::Frame::Event(event));
-            let asked = self.session.request(|request| {
-                to_broker::Frame::Subscribe(wire::Subscribe {
-                    request,
-                    topic: "t".repeat(number as usize * 70),
-                })
-            });
-            self.unanswered.insert(asked.0);
-        }
-    }
-
-    fn take(&mut self, event: DeviceEvent) {
-        match event {
-            DeviceEvent::Registered(token) => {
-                assert_eq!(token.as_str(), self.number.to_string());
-                self.token = Some(token.as_str().to_owned());
-            }
-            DeviceEvent::Welcome(welcome) => assert_eq!(welcome.keep_alive_seconds, 120),
-            DeviceEvent::Deliver(message) => {
-                let id: MessageId = message.id.unwrap().into();
-                assert!(id.sequence > self.last_of_session, "once, in order");
-                self.last_of_session = id.sequence;
-                assert_eq!(message.data["payload"], payload(self.number, id.sequence));
-                if self.kept.last().is_some_and(|&last| id.sequence <= last) {
-                    self.repeats += 1;
-                } else {
-                    self.kept.push(id.sequence);
-                }
-                self.session.ack(id);
-            }
-            DeviceEvent::Result(request, result) => {
-                assert!(self.unanswered.remove(&request.0), "answered once");
-                assert_eq!(result.is_err(), request.0 % 2 == 1);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Has everything it will get, and has not left yet.
-    fn is_served(&self) -> bool {
-        self.kept.len() as u64 == MESSAGES
-            && self.unanswered.is_empty()
-            && self.session.state() == DeviceState::Attached
-    }
-}
-
+/// Everybody, and the network between them.
 struct World {
     sim: Sim,
     setup: ClientSetup,

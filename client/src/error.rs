@@ -222,13 +222,14 @@ impl Cause {
         let advice = known.map_or("Update the SDK: it does not know this code.", |c| {
             c.advice()
         });
+        let name = code_name(number);
         let message = if message.is_empty() {
-            format!(
-                "the broker ended the session ({}). {advice}",
-                code_name(number)
-            )
+            format!("the broker ended the session ({name}). {advice}")
+        } else if message == advice {
+            // Some brokers say no more than the advice.
+            format!("{message} ({name})")
         } else {
-            format!("{message} ({}). {advice}", code_name(number))
+            format!("{message} ({name}). {advice}")
         };
         Self {
             kind: CauseKind::Broker(number),

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use petrel_core::{DropReason, PerPlatform};
+use petrel_core::DropReason;
 use petrel_protocol::{ErrorCode, MessageId, Ordinal};
 use roaring::RoaringBitmap;
 use tokio::sync::{mpsc, oneshot};
@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::Delivery;
 use super::broadcasts::{Broadcast, Stage};
 use super::command::Refusal;
+use super::durable::trimmed;
 use super::operation::{Change, Operation};
 use super::pending::{Outcome, Pending, Phase};
-use crate::store::{Enqueued, Store, StoreError, Subscribed};
+use crate::store::{Enqueued, Queued, Scan, Store, StoreError, Subscribed};
 use crate::telemetry::{self, Metric};
 
 /// How often settled sets are written behind and deadlines of broadcasts are looked at.
@@ -170,7 +171,14 @@ impl Committer {
                     Ok(scan) => (Some(scan), Ok(())),
                     Err(error) => (None, Err(error)),
                 };
-                reply(scan);
+                let has_gap =
+                    |s: &Scan| s.found.iter().any(|found| matches!(found, Queued::Gap(..)));
+                if scan.as_ref().is_some_and(has_gap) {
+                    // A crash would forget the gap that the device counts, and keep the messages in it.
+                    self.after(move || reply(scan));
+                } else {
+                    reply(scan);
+                }
                 error
             }
             Operation::Register { new, reply } => match self.store.register(&new) {
@@ -516,56 +524,6 @@ fn queued(delivery: &Delivery, pending: &Pending, dropped: &[(MessageId, DropRea
         delivery.ledger.drop(reason, 1);
     }
     pending.answer(Outcome::Safe);
-}
-
-/// A broadcast is durable: it is owed from now on, and replaces older ones of its topic and collapse key.
-pub(super) fn broadcast_committed(delivery: &Delivery, broadcast: &Broadcast) {
-    // A registration may have ended between the choice of the audience and the place among the operations.
-    delivery.settle_for_dead(broadcast);
-    delivery.ledger.accept(broadcast.owed().len());
-    broadcast.set_stage(Stage::Live);
-    let keys = broadcast
-        .message
-        .options
-        .map(|options| options.collapse_key.clone());
-    if keys.variants().into_iter().flatten().all(Option::is_none) {
-        return;
-    }
-    let project = broadcast.message.project;
-    let targeted = broadcast.owed().targeted().clone();
-    let by_variant = delivery.directory.by_variant(project, &targeted);
-    for older in delivery.broadcasts.all() {
-        let is_older = older.message.id < broadcast.message.id
-            && older.message.project == project
-            && older.topic() == broadcast.topic()
-            && older.stage() == Stage::Live;
-        if !is_older {
-            continue;
-        }
-        for (variant, devices) in by_variant.iter().enumerate() {
-            let new_key = variant_key(&keys, variant);
-            let old = older.message.options.map(|o| o.collapse_key.clone());
-            if new_key.is_some() && new_key == variant_key(&old, variant) {
-                let replaced = older.settle_all(devices);
-                delivery.ledger.drop(DropReason::Collapsed, replaced);
-            }
-        }
-    }
-}
-
-fn variant_key<K>(keys: &PerPlatform<Option<K>>, variant: usize) -> Option<&K> {
-    keys.variants()[variant].unwrap_or(&keys.common).as_ref()
-}
-
-/// A log has let go of a broadcast: whoever is owed it gets a gap instead.
-fn trimmed(delivery: &Delivery, id: MessageId) {
-    if let Some(broadcast) = delivery.broadcasts.find(id)
-        && broadcast.stage() == Stage::Live
-    {
-        let owed = broadcast.owed().len();
-        broadcast.set_stage(Stage::Trimmed);
-        delivery.ledger.drop(DropReason::Trimmed, owed);
-    }
 }
 
 fn count(kind: &'static str) {

@@ -17,6 +17,7 @@ mod attach;
 mod broadcasts;
 mod command;
 mod committer;
+mod durable;
 mod gaps;
 mod ledger;
 mod operation;

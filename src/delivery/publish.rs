@@ -12,7 +12,7 @@ use super::broadcasts::{Broadcast, Stage};
 use super::command::Command;
 use super::operation::Operation;
 use super::pending::{Outcome, Pending};
-use super::{Delivery, committer};
+use super::{Delivery, durable};
 use crate::directory::Device;
 
 /// Whom a publish is for.
@@ -232,7 +232,7 @@ impl Delivery {
             place.send(Operation::Append {
                 broadcast,
                 reply: Box::new(move |()| {
-                    committer::broadcast_committed(&delivery, &committed);
+                    durable::broadcast_committed(&delivery, &committed);
                     walk(committed);
                     let _ = answer.send(Outcome::Safe);
                 }),

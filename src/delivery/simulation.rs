@@ -13,6 +13,7 @@ mod publisher;
 mod race;
 mod rest;
 mod seeded;
+mod session;
 mod shard;
 mod steps;
 mod world;
@@ -25,7 +26,7 @@ use self::world::{World, crash, lock, start};
 use crate::delivery::Committer;
 use crate::presence::Presence;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1_000;
 const STEPS: usize = 400;
 
 /// The committer of the running process, and how many ack windows have ended.

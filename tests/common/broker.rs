@@ -166,6 +166,20 @@ impl Broker {
         self.ready = ready;
     }
 
+    /// The most memory that the process ever had in RAM, in bytes.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes: u64 = peak
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
+        kilobytes * 1024
+    }
+
     /// Everything that it logged since it was started last.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()

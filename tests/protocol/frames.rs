@@ -51,12 +51,12 @@ async fn say_attached(broker: &Broker, bytes: &[u8]) -> End {
 }
 
 /// Each text of bytes ends a session with this code, be it first or later. All at once, because each takes a second.
-async fn all_end_with(code: ErrorCode, cases: &[(&str, Vec<u8>)]) {
+async fn all_end_with(code: ErrorCode, cases: impl IntoIterator<Item = (&'static str, Vec<u8>)>) {
     let broker = std::sync::Arc::new(DEFAULTS.broker());
     let mut bystander = RawDevice::register(&broker).await;
     let mut ends = JoinSet::new();
-    for (what, bytes) in cases.iter().cloned() {
-        let (broker, what) = (broker.clone(), what.to_owned());
+    for (what, bytes) in cases {
+        let broker = broker.clone();
         ends.spawn(async move {
             let first = say_first(&broker, &bytes).await;
             (what, first, say_attached(&broker, &bytes).await)
@@ -119,7 +119,7 @@ async fn a_frame_has_at_most_16384_bytes() {
     };
     let limit = TO_BROKER_FRAME_BYTES_MAX as u64;
     let cases = [limit + 1, 1 << 32, u64::MAX].map(|length| ("only the prefix", prefix(length)));
-    all_end_with(ErrorCode::FrameTooLong, &cases).await;
+    all_end_with(ErrorCode::FrameTooLong, cases).await;
 }
 
 /// PROTO-6: the message with the most overhead that a publisher can make fits into a frame to a device.
@@ -158,7 +158,7 @@ async fn a_frame_that_does_not_parse_is_malformed() {
     let known_and_unknown = [subscribe(b"a"), vec![(30 << 3 & 0x7f) | 0x80 | 2, 1, 0]].concat();
     all_end_with(
         ErrorCode::Malformed,
-        &[
+        [
             ("empty", framed(b"")),
             ("a prefix without end", vec![0xff; 11]),
             ("no protobuf", framed(&[0xff; 20])),
@@ -252,7 +252,7 @@ async fn an_unknown_kind_is_ignored_below_64_and_refused_from_it() {
 
     let cases = [IGNORABLE_FRAME_KIND_END, 1000, (1 << 29) - 1]
         .map(|kind| ("unknown", frame_of_kind(kind, 20)));
-    all_end_with(ErrorCode::Unsupported, &cases).await;
+    all_end_with(ErrorCode::Unsupported, cases).await;
 }
 
 /// PROTO-10: the `Error` frame comes first, and the device has a second to read it and to close by itself. The broker still

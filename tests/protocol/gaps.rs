@@ -165,9 +165,12 @@ async fn the_cursor_moves_on_when_all_is_settled() {
                 other => panic!("{other:?}"),
             }
         }
+        // The ack is worked off by the store; a repeat finds that nothing is owed any more.
+        device.round_trip().await;
+        device.ack([last]).await;
         device.round_trip().await;
     }
-    assert!(settled > MessageId::ZERO, "told at least once in 130 acks");
+    assert!(settled > MessageId::ZERO, "told at least once in 260 acks");
     let again = device.again(&broker).await;
     let cursor = again.welcome.settled_up_to;
     assert!(cursor >= last, "{cursor} after {last}");

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use petrel_protocol::ErrorCode;
 use petrel_protocol::limits::PAYLOAD_BYTES_MAX;
 use petrel_protocol::wire::{self, to_broker};
 use quinn::VarInt;
 use serde_json::json;
 
-use crate::common::{Api, Closed, RawDevice, Wire};
+use crate::common::{Api, Broker, Closed, RawDevice, Wire};
 use crate::{DEFAULTS, IMPATIENT, message};
 
 /// More than `unresponsive_after` of the impatient broker.
@@ -114,4 +115,27 @@ async fn a_device_that_never_reads_disturbs_nobody() {
     assert_eq!(device.take(2 * MESSAGES).await, expected);
     let closed = stuck.wire.closed().await;
     assert!(matches!(closed, Closed::Application(..)), "{closed:?}");
+}
+
+/// PROTO-10: what a device sends while it is being closed is not looked at, and not kept either.
+#[tokio::test]
+async fn a_device_that_floods_while_it_is_closed_costs_nothing() {
+    const ROOM_BYTES: u64 = 8 << 20;
+    let broker = Broker::start();
+    RawDevice::register(&broker).await.goodbye().await;
+    let before = broker.peak_memory_bytes();
+    let mut wire = Wire::open(&broker).await;
+    // A frame that is too long, and then as many bytes as a second takes.
+    wire.send(&[0xff, 0xff, 0xff, 0x7f]).await;
+    let flood = vec![0x55; 64 * 1024];
+    let mut sent_bytes = 0;
+    while wire.send.write_all(&flood).await.is_ok() {
+        sent_bytes += flood.len() as u64;
+    }
+    let grown = broker.peak_memory_bytes() - before;
+    assert!(
+        grown < ROOM_BYTES,
+        "{grown} bytes more after {sent_bytes} sent"
+    );
+    wire.end().await.expect(ErrorCode::FrameTooLong);
 }

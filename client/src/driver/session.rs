@@ -273,7 +273,9 @@ impl Driver {
             DeviceEvent::Result(id, answer) => self.answered(id, answer).await?,
             DeviceEvent::KeepAlive(seconds) => self.keep_alive(link, seconds),
             DeviceEvent::Reconnect { after_ms, to } => {
-                let text = format!("the broker sent the device away for {after_ms} ms");
+                let text = format!(
+                    "the broker is about to go and told the device to come back after {after_ms} ms"
+                );
                 return Err(End {
                     moved: Some((Duration::from_millis(after_ms), to)),
                     ..End::failed(Cause::new(CauseKind::Reconnect, text))

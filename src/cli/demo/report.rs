@@ -72,10 +72,15 @@ impl Report {
     fn checks(&self) -> Vec<Check> {
         let v = &self.verdict;
         let check = |holds, text: String| Check { holds, text };
-        let closed = self
-            .closed
-            .first()
-            .map_or(String::new(), |first| format!(": {first}"));
+        let none = |count: u64, good: &str, bad: &str| Check {
+            holds: count == 0,
+            text: if count == 0 {
+                good.to_owned()
+            } else {
+                format!("{} {bad}", grouped(count))
+            },
+        };
+        let why = self.closed.first().map_or("", String::as_str);
         vec![
             check(
                 v.lost == 0 && v.promised > 0,
@@ -86,13 +91,11 @@ impl Report {
                     grouped(v.lost)
                 ),
             ),
-            check(v.doubled == 0, format!("{} came twice", grouped(v.doubled))),
-            check(
-                v.foreign == 0,
-                format!(
-                    "{} came to a device that they were not for",
-                    grouped(v.foreign)
-                ),
+            none(v.doubled, "nothing came twice", "deliveries came twice"),
+            none(
+                v.foreign,
+                "nothing came to a device that it was not for",
+                "deliveries came to a device that they were not for",
             ),
             check(
                 self.answered_under_traffic > 0,
@@ -105,36 +108,35 @@ impl Report {
             check(
                 self.online == self.devices,
                 format!(
-                    "{} of {} devices are online again",
+                    "{} of {} devices came back by themselves or when asked to",
                     grouped(self.online as u64),
                     grouped(self.devices as u64)
                 ),
             ),
-            check(
-                self.renewed == 0,
-                format!("{} devices lost their token", grouped(self.renewed)),
+            none(
+                self.renewed,
+                "no device lost its token",
+                "devices lost their token",
             ),
-            check(
-                self.closed.is_empty(),
-                format!(
-                    "{} devices were closed{closed}",
-                    grouped(self.closed.len() as u64)
-                ),
+            none(
+                self.closed.len() as u64,
+                "no device was closed",
+                &format!("devices were closed: {why}"),
             ),
-            check(
-                v.refused == 0 && v.unsent == 0,
-                format!(
-                    "{} publishes were refused, {} could not be sent while the broker ran",
-                    grouped(v.refused),
-                    grouped(v.unsent)
-                ),
+            none(
+                v.refused,
+                "no publish was refused",
+                "publishes were refused",
             ),
-            check(
-                self.gaps == 0,
-                format!(
-                    "{} messages were given up by the broker",
-                    grouped(self.gaps)
-                ),
+            none(
+                v.unsent,
+                "no publish failed to leave while the broker ran",
+                "publishes did not leave although the broker ran",
+            ),
+            none(
+                self.gaps,
+                "the broker gave up nothing",
+                "messages were given up by the broker",
             ),
         ]
     }

@@ -186,6 +186,7 @@ mod tests {
                 answered: 2,
                 unanswered: 1,
                 refused: 1,
+                unsent: 1,
                 promised: 4,
                 ..Verdict::default()
             }

@@ -74,6 +74,12 @@ impl Device {
         DeviceSecret::new([self.secret; 32])
     }
 
+    /// How many messages are missing from a topic, or for "" from its own queue, by what it was told.
+    pub(super) fn told_of(&self, topic: &str) -> u64 {
+        let of_topic = self.gaps.values().filter(|(of, _)| of == topic);
+        of_topic.map(|(_, count)| count).sum()
+    }
+
     pub(super) fn receive(&mut self, frame: &Bytes, is_crashing: bool) {
         let id = match decode(frame) {
             Frame::Deliver(deliver) => {

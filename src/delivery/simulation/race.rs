@@ -162,7 +162,7 @@ fn explore(presence: &Arc<Presence>, steps: &mut Vec<Step>) -> usize {
             if steps.len() < STEPS_MAX {
                 orders += explore(presence, steps);
             }
-        } else if is_half && steps.len() < STEPS_MAX && steps.iter().any(|s| *s == Step::Publish) {
+        } else if is_half && steps.len() < STEPS_MAX && steps.contains(&Step::Publish) {
             orders += explore(presence, steps);
         }
         steps.pop();

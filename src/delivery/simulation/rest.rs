@@ -13,7 +13,7 @@ use super::world::{SHARDS, World, lock};
 use super::{Life, turn};
 
 /// Rounds after which whatever still moves will never stop.
-const ROUNDS_MAX: usize = 300;
+const ROUNDS_MAX: usize = 5000;
 
 /// Lets everything come to rest, with all devices attached anew, then detached.
 pub(super) fn settle(world: &Arc<Mutex<World>>, life: &mut Life) {

@@ -1,49 +1,18 @@
 //! A shard without sockets: the calls that `src/shard` makes, in the order in which it makes them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use petrel_core::{Outbox, Push, Route, UnixMillis};
+use petrel_core::{Push, Route};
 use petrel_protocol::{MessageId, Ordinal, Urgency};
 use petrel_quic::ConnId;
 
-use crate::delivery::{Batch, Broadcast, Command, Delivery, Granted, Pending, Refusal, Wants};
+use super::session::{Session, offer};
+use crate::delivery::{Broadcast, Command, Delivery, Granted, Pending, Refusal, Wants};
 use crate::directory::Device;
 use crate::fanout::Sequencer;
 use crate::presence::{Place, ShardId};
-
-/// One session, with the frames that are on their way to its device.
-pub(super) struct Session {
-    pub(super) conn: ConnId,
-    /// Which of the world's devices.
-    pub(super) owner: usize,
-    pub(super) device: Option<Device>,
-    pub(super) is_open: bool,
-    pub(super) minimum_urgency: Urgency,
-    pub(super) outbox: Outbox,
-    pub(super) wire: VecDeque<Bytes>,
-    sent: BTreeSet<MessageId>,
-    /// Newest of the device's own messages that was sent; `None` once a change of urgency may disturb the order.
-    pub(super) newest: Option<MessageId>,
-    asked_at: UnixMillis,
-}
-
-impl Session {
-    fn attached(&self) -> Option<Device> {
-        self.device.filter(|_| self.is_open)
-    }
-
-    fn send(&mut self, id: MessageId, route: Route, frame: Bytes) {
-        assert!(self.sent.insert(id), "{id} was sent twice on one session");
-        if let (Route::Queue, Some(newest)) = (route, &mut self.newest) {
-            assert!(id > *newest, "{id} was sent after {newest}");
-            *newest = id;
-        }
-        self.wire.push_back(frame);
-    }
-}
 
 /// What the shard tells the world's devices besides frames.
 pub(super) enum Told {
@@ -115,24 +84,12 @@ impl Shard {
             slot: u32::try_from(slot).unwrap(),
             generation: self.generations[slot],
         };
-        self.sessions[slot] = Some(Session {
-            conn,
-            owner,
-            device: None,
-            is_open: true,
-            minimum_urgency,
-            outbox: Outbox::new(self.now),
-            wire: VecDeque::new(),
-            sent: BTreeSet::new(),
-            newest: Some(MessageId::ZERO),
-            asked_at: UnixMillis(0),
-        });
+        self.sessions[slot] = Some(Session::new(conn, owner, minimum_urgency, self.now));
         conn
     }
 
     /// Presence first. The scan is a step of its own: others act in between.
     pub(super) fn attach(&mut self, conn: ConnId, device: Device) {
-        self.delivery.settled_up_to(device.ordinal);
         self.delivery.attach(device.ordinal, self.place(conn));
         self.session(conn).unwrap().device = Some(device);
     }
@@ -335,7 +292,7 @@ impl Shard {
             let (id, bytes) = (pending.message.id, u32::try_from(frame.len()).unwrap());
             let push = session.outbox.push(id, route, bytes, window, now);
             if push == Push::Send {
-                session.send(id, route, frame);
+                session.send(id, frame);
             }
             pushed = Some(push);
         }
@@ -397,7 +354,7 @@ impl Shard {
         let window = delivery.settings().window;
         match session.outbox.push(message.id, route, bytes, window, now) {
             Push::Send => {
-                session.send(message.id, route, frame);
+                session.send(message.id, frame);
                 true
             }
             Push::Known => false,
@@ -407,26 +364,4 @@ impl Shard {
             }
         }
     }
-}
-
-fn offer(session: &mut Session, batch: Batch, delivery: &Delivery, now: Instant) {
-    let window = delivery.settings().window;
-    assert!(
-        batch.items.is_sorted_by(|a, b| a.id < b.id),
-        "a scan is in order"
-    );
-    for item in batch.items {
-        let bytes = u32::try_from(item.frame.len()).unwrap();
-        if session
-            .outbox
-            .offer(item.id, item.route, bytes, window, now)
-        {
-            if let Some(deadline) = super::device::deadline(&item.frame) {
-                assert!(deadline > session.asked_at.0, "{} had expired", item.id);
-            }
-            session.send(item.id, item.route, item.frame);
-            assert!(session.outbox.in_flight().count() <= window.messages);
-        }
-    }
-    session.outbox.finish_scan(batch.is_complete);
 }

@@ -137,6 +137,14 @@ impl World {
         for frame in &frames {
             self.devices[at].receive(frame, self.is_crashing);
         }
+        if let Some(registered) = self.devices[at].registered {
+            let evicted = self.evicted.get(&registered.ordinal).copied().unwrap_or(0);
+            let told = self.devices[at].told_of("");
+            assert!(
+                told <= evicted,
+                "device {at} was told of {told}, durably evicted are {evicted}"
+            );
+        }
         let kept = self.devices[at].acks.iter().map(ToString::to_string);
         let line = format!(
             "device {at} takes {}, to ack {:?}",
@@ -220,7 +228,6 @@ impl World {
             let now = self.now;
             if let Some(session) = self.shard(shard).session(conn) {
                 session.minimum_urgency = urgency;
-                session.newest = None;
                 session.outbox.heard(now);
                 session.outbox.mark();
             }

@@ -149,8 +149,8 @@ impl World {
 
     /// Others act while the store works.
     pub(super) fn go_on(&mut self) {
-        if self.is_wild && !self.is_dead && self.rng.percent(70) {
-            for _ in 0..=self.rng.below(16) {
+        if self.is_wild && !self.is_dead && self.rng.percent(40) {
+            for _ in 0..=self.rng.below(6) {
                 self.say("  meanwhile:".into());
                 self.step();
             }
@@ -169,8 +169,8 @@ impl World {
         let fate = match self.rng.below(100) {
             _ if !self.is_wild => Fate::Commit,
             0..4 => Fate::Fail,
-            4..20 if self.is_crashing => Fate::Crash,
-            21 if self.is_crashing => Fate::CommitAndCrash,
+            4..6 if self.is_crashing => Fate::Crash,
+            6..8 if self.is_crashing => Fate::CommitAndCrash,
             _ => Fate::Commit,
         };
         if fate != Fate::Commit {
