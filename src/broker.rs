@@ -10,6 +10,7 @@ mod error;
 mod gauges;
 mod parts;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,7 +20,7 @@ use petrel_quic::Driver;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle as Task;
 
-pub use self::error::StartError;
+pub use self::error::{NotDurable, StartError};
 
 use self::gauges::Gauges;
 use self::parts::{
@@ -219,11 +220,16 @@ impl Broker {
     /// Ends in order: publishes are refused, those that wait are answered, devices are sent away with their return
     /// spread, acks are awaited for a while, everything is made durable.
     ///
+    /// # Errors
+    /// [`NotDurable`] if the store could not be written to the end. Nothing that was answered is lost even so.
+    ///
     /// # Cancel safety
     /// Cancelled it leaves threads behind; nothing that was answered is lost even so.
-    pub async fn drain(self) {
+    pub async fn drain(self) -> Result<(), NotDurable> {
         self.readiness.advance(Phase::Draining);
-        self.delivery.flush().await;
+        let patience = self.config.http.publish_timeout;
+        // A store that fails must not keep the devices from being sent away.
+        let _ = tokio::time::timeout(patience, self.delivery.flush()).await;
         let _ = self.stop_servers.send(true);
         let online = self.delivery.presence().online();
         let rate = f64::from(self.config.drain.reconnect_rate);
@@ -240,9 +246,11 @@ impl Broker {
         for server in self.servers {
             let _ = server.await;
         }
-        self.delivery.flush().await;
-        self.delivery.stop_committer().await;
-        join_all(vec![self.committer]).await;
+        let flushed = tokio::time::timeout(patience, self.delivery.flush()).await;
+        if flushed.is_ok() {
+            self.delivery.stop_committer().await;
+            join_all(vec![self.committer]).await;
+        }
         let _ = self.stop_admin.send(true);
         let _ = self.admin.await;
         for chore in self.chores {
@@ -251,7 +259,11 @@ impl Broker {
         if let Err(error) = self.data_dir.remove_ready() {
             tracing::warn!(%error, "ready.json stays behind");
         }
+        if flushed.is_err() {
+            return Err(NotDurable);
+        }
         tracing::info!("drained: everything that was answered is durable");
+        Ok(())
     }
 }
 
@@ -287,14 +299,22 @@ where
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            runtime.block_on(make());
+            let run = AssertUnwindSafe(|| runtime.block_on(make()));
+            if catch_unwind(run).is_err() {
+                // Nobody could be served without it, and a restart loses nothing.
+                tracing::error!(
+                    "a thread of the broker panicked: the process ends; start it again"
+                );
+                std::process::abort();
+            }
         })
         .map_err(StartError::Thread)
 }
 
 async fn run_shard(driver: Driver, shard: Shard) {
     if let Err(error) = driver.run(shard).await {
-        tracing::error!(%error, "the shard's socket failed; its devices are gone until a restart");
+        tracing::error!(%error, "the shard's socket failed: the process ends; start it again");
+        std::process::abort();
     }
 }
 

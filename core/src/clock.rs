@@ -2,7 +2,7 @@
 //!
 //! The operating system's wall clock may jump. This one is what it read at the start plus monotonic time; a jump is
 //! noticed by [`WallClock::observe`] and worked off slowly, so that no deadline fires early by a jump and time never
-//! runs backwards, not even over a restart.
+//! runs backwards; over a restart it may by what passed since it was last stored, a minute at most.
 
 use std::time::{Duration, Instant};
 

@@ -54,3 +54,11 @@ pub enum StartError {
     )]
     Panicked,
 }
+
+/// A drain ended while the store could not be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the store could not be written to the end; what was answered 200 is safe, the last acks may be asked for again. \
+     The log says why: check disk space and permissions, then start again"
+)]
+pub struct NotDurable;

@@ -129,7 +129,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         () = broker.drain_asked() => {}
     }
     tokio::select! {
-        () = broker.drain() => Ok(()),
+        drained = broker.drain() => Ok(drained?),
         _ = terminate.recv() => Err(Failure::silent(IMPATIENT)),
         _ = interrupt.recv() => Err(Failure::silent(IMPATIENT)),
     }

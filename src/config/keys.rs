@@ -188,7 +188,7 @@ keys! {
             "How often a quiet device should send a packet: a hint in its Welcome. Below quic.idle_timeout, far \
              enough for one lost packet.",
             "Shorter: battery, and connections divided by this is the rate of packets per second when all is quiet.";
-        connections_max: usize = count("connections", 1, 100_000_000), Some("2000000"),
+        connections_max: usize = count("connections", 1, 16_777_216), Some("2000000"),
             "Devices connected at once; more are refused cheaply and told to come back later.",
             "Memory: some 350 B for a connection that rests, up to 20 KiB for one that does not.";
         handshakes_max: usize = count("handshakes", 1, 1_000_000), Some("4096"),

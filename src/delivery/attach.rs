@@ -192,8 +192,8 @@ impl Delivery {
         device: Ordinal,
         dropped: Option<DropReason>,
     ) -> bool {
-        let was_owed = broadcast.settle(device);
-        if was_owed && broadcast.stage() == Stage::Live {
+        let (was_owed, stage) = broadcast.settle_at(device);
+        if was_owed && stage == Stage::Live {
             match dropped {
                 None => self.ledger.ack(1),
                 Some(reason) => self.ledger.drop(reason, 1),

@@ -93,11 +93,17 @@ impl Broadcast {
     }
 
     pub(super) fn settle(&self, device: Ordinal) -> bool {
-        let was_owed = self.owed().settle(device);
+        self.settle_at(device).0
+    }
+
+    /// Settles one device; whether it was owed, and in which stage, both at the same moment.
+    pub(super) fn settle_at(&self, device: Ordinal) -> (bool, Stage) {
+        let mut sets = self.owed();
+        let was_owed = sets.settle(device);
         if was_owed {
             self.is_dirty.store(true, Ordering::Release);
         }
-        was_owed
+        (was_owed, self.stage())
     }
 
     pub(super) fn settle_all(&self, devices: &RoaringBitmap) -> u64 {

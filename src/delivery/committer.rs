@@ -27,6 +27,9 @@ use crate::telemetry::{self, Metric};
 /// How often settled sets are written behind and deadlines of broadcasts are looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
+/// How often the wall time is written, so that no later start is earlier by more than this.
+const TIME_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long to wait before a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -48,6 +51,7 @@ pub struct Committer {
     /// Registrations whose end is staged: the directory does not know yet, and nothing may be stored for them any more.
     ending: RoaringBitmap,
     housekept_at: Instant,
+    time_saved_at: Instant,
     bytes_written: u64,
 }
 
@@ -84,6 +88,7 @@ impl Committer {
             reserving: None,
             ending: RoaringBitmap::new(),
             housekept_at: now,
+            time_saved_at: now,
             bytes_written: 0,
         })
     }
@@ -120,6 +125,7 @@ impl Committer {
         self.release_held(now, is_stopped);
         if now.saturating_duration_since(self.housekept_at) >= HOUSEKEEPING || is_stopped {
             self.housekept_at = now;
+            self.save_time(now);
             if let Err(error) = self.housekeep() {
                 tracing::error!(%error, "housekeeping of the store failed");
             }
@@ -164,7 +170,7 @@ impl Committer {
                 let is_empty = scan
                     .as_ref()
                     .is_ok_and(|s| s.is_complete && s.found.is_empty());
-                if is_empty && self.store.is_queue_empty(device)? {
+                if is_empty && self.store.is_queue_empty(device).unwrap_or(false) {
                     self.delivery.set_queue(device, false);
                 }
                 let (scan, error) = match scan {
@@ -430,6 +436,16 @@ impl Committer {
         }))
     }
 
+    fn save_time(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.time_saved_at) >= TIME_INTERVAL {
+            self.time_saved_at = now;
+            match self.store.save_time(self.delivery.now()) {
+                Ok(()) => count("meta"),
+                Err(error) => tracing::error!(%error, "the time could not be saved"),
+            }
+        }
+    }
+
     /// Writes settled sets behind, lets go of broadcasts that are settled for everybody or worthless by now.
     fn housekeep(&mut self) -> Result<(), StoreError> {
         let delivery = Arc::clone(&self.delivery);
@@ -486,7 +502,8 @@ impl Committer {
             tracing::error!(%error, "a commit failed and will be tried again");
             for afterwards in &self.staged {
                 if let Afterwards::Queued(pending, _) = afterwards {
-                    pending.answer(Outcome::Failed);
+                    // It stays staged: a later commit may still succeed.
+                    pending.answer(Outcome::Unsure);
                 }
             }
             return;

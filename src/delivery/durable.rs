@@ -50,8 +50,9 @@ pub(super) fn trimmed(delivery: &Delivery, id: MessageId) {
     if let Some(broadcast) = delivery.broadcasts.find(id)
         && broadcast.stage() == Stage::Live
     {
-        let owed = broadcast.owed().len();
+        // Under the lock, so that an ack is counted before or not at all.
+        let sets = broadcast.owed();
         broadcast.set_stage(Stage::Trimmed);
-        delivery.ledger.drop(DropReason::Trimmed, owed);
+        delivery.ledger.drop(DropReason::Trimmed, sets.len());
     }
 }

@@ -34,7 +34,7 @@ use petrel_core::queue::Limits;
 use petrel_core::{DropReason, Owed, Sequence, UnixMillis, WallClock, Window};
 use petrel_protocol::Ordinal;
 use roaring::RoaringBitmap;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use self::attach::{Busy, Wants};
 pub use self::broadcasts::{Broadcast, LogLimits};
@@ -54,6 +54,9 @@ use crate::store::Loaded;
 
 /// Most operations that wait for the store. A publish beyond waits for room; a shard keeps its acks meanwhile.
 pub const OPERATIONS_MAX: usize = 8192;
+
+/// Most publishes that wait for the store; further ones wait until one is answered.
+pub const PUBLISHES_MAX: usize = OPERATIONS_MAX / 4 * 3;
 
 /// What delivery is told by the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +96,8 @@ pub struct Delivery {
     stored: std::sync::atomic::AtomicU64,
     ledger: Ledger,
     operations: mpsc::Sender<Operation>,
+    /// Publishes that may wait for the store: fewer than operations, so that shards always find a place.
+    publish_room: Semaphore,
 }
 
 impl Delivery {
@@ -122,6 +127,7 @@ impl Delivery {
             stored: loaded.queued_messages.into(),
             ledger: Ledger::default(),
             operations,
+            publish_room: Semaphore::new(PUBLISHES_MAX),
         };
         for stored in loaded.broadcasts {
             let stage = if stored.is_trimmed {

@@ -21,8 +21,10 @@ pub(crate) enum Outcome {
     Refused,
     /// The registration ended meanwhile.
     Unregistered,
-    /// The store failed.
+    /// The store failed before it took the message.
     Failed,
+    /// The commit failed; it will be tried again.
+    Unsure,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

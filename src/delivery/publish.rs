@@ -61,9 +61,12 @@ pub enum PublishError {
     Store,
 }
 
-const OVERLOADED: PublishError = PublishError::Overloaded {
-    retry_after: Duration::from_secs(1),
-};
+impl PublishError {
+    /// Too much to do for about a second.
+    pub const OVERLOADED: Self = Self::Overloaded {
+        retry_after: Duration::from_secs(1),
+    };
+}
 
 impl Delivery {
     /// Finds the device of a token for a publisher of a project.
@@ -96,11 +99,13 @@ impl Delivery {
         if draft.options.on(device.platform).ttl.is_zero() {
             return self.publish_now_or_never(device, draft).await;
         }
+        // Held until the answer: publishers wait here, not for a place that a shard needs for its acks and scans.
+        let _room = self.publish_room.acquire().await;
         let place = self.operations.reserve().await;
         let place = place.map_err(|_| PublishError::Store)?;
         let (answer, answered) = oneshot::channel();
         let make = || -> Result<Arc<Pending>, PublishError> {
-            let id = self.sequence.take().map_err(|_| OVERLOADED)?;
+            let id = self.sequence.take().map_err(|_| PublishError::OVERLOADED)?;
             let address = Address::Device(device.ordinal);
             let message = draft.accept(id, device.project, address, self.now());
             let is_attached = self.presence.find(device.ordinal).is_some();
@@ -146,7 +151,7 @@ impl Delivery {
         device: Device,
         draft: Draft,
     ) -> Result<MessageId, PublishError> {
-        let id = self.sequence.take().map_err(|_| OVERLOADED)?;
+        let id = self.sequence.take().map_err(|_| PublishError::OVERLOADED)?;
         let address = Address::Device(device.ordinal);
         let message = Arc::new(draft.accept(id, device.project, address, self.now()));
         self.ledger.begin_transient(1);
@@ -199,6 +204,7 @@ impl Delivery {
         draft: Draft,
         walk: impl FnOnce(Arc<Broadcast>) + Send + 'static,
     ) -> Result<MessageId, PublishError> {
+        let _room = self.publish_room.acquire().await;
         let place = self.operations.reserve().await;
         let place = place.map_err(|_| PublishError::Store)?;
         let is_transient = draft.options.is_now_or_never();
@@ -207,7 +213,7 @@ impl Delivery {
             let order = self.broadcast_order.lock();
             let _order = order.unwrap_or_else(PoisonError::into_inner);
             let targeted = self.directory.audience(project, &topic);
-            let id = self.sequence.take().map_err(|_| OVERLOADED)?;
+            let id = self.sequence.take().map_err(|_| PublishError::OVERLOADED)?;
             if targeted.is_empty() {
                 return Ok(id);
             }
@@ -251,6 +257,7 @@ fn answer_of(
         Ok(Outcome::Safe) => Ok(id),
         Ok(Outcome::Refused) => Err(PublishError::QueueFull),
         Ok(Outcome::Unregistered) => Err(PublishError::Unregistered),
+        Ok(Outcome::Unsure) => Err(PublishError::TimedOut),
         Ok(Outcome::Failed) | Err(_) => Err(PublishError::Store),
     }
 }

@@ -115,7 +115,7 @@ impl Delivery {
             change,
             reply: Box::new(move |result| {
                 if let Some(mailbox) = delivery.mailboxes.get(usize::from(place.shard.0)) {
-                    // Bounded by the bytes of requests that a session may have unanswered.
+                    // At most so many for each session as its shard lets wait.
                     mailbox.push_bounded_elsewhere(Command::Answered {
                         conn: place.conn,
                         number,

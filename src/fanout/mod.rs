@@ -12,7 +12,7 @@ use std::sync::Arc;
 use petrel_core::Draft;
 use petrel_protocol::{MessageId, ProjectId};
 
-pub use self::sequencer::{SHARD_WALKS_MAX, Sequencer};
+pub use self::sequencer::{SHARD_WALKS_MAX, Sequencer, WALKS_WAITING_MAX};
 use crate::delivery::{Delivery, PublishError, Target};
 
 /// Publishes to one device or to many.
@@ -53,7 +53,8 @@ impl Publisher {
                 }
                 Target::Topic(topic) => {
                     let sequencer = Arc::clone(&self.sequencer);
-                    let walk = move |broadcast| sequencer.walk(broadcast);
+                    let room = sequencer.room().ok_or(PublishError::OVERLOADED)?;
+                    let walk = move |broadcast| sequencer.walk(broadcast, room);
                     self.delivery
                         .publish_to_many(project, topic, draft, walk)
                         .await

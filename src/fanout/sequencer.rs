@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::delivery::{Broadcast, Command};
 use crate::presence::{Mailbox, ShardId};
 use crate::telemetry::{self, Metric};
@@ -11,16 +13,20 @@ use crate::telemetry::{self, Metric};
 /// never reorders and never skips. What waits is already durable in its log, or was answered as now-or-never.
 pub const SHARD_WALKS_MAX: usize = 16;
 
+/// Most broadcasts that are being accepted or wait for their walk; further publishes to topics are put off.
+pub const WALKS_WAITING_MAX: usize = 1024;
+
 struct Inner {
-    waiting: VecDeque<Arc<Broadcast>>,
+    waiting: VecDeque<(Arc<Broadcast>, OwnedSemaphorePermit)>,
     unfinished: Vec<usize>,
 }
 
-/// Hands broadcasts to all shards, in order. `waiting` is bounded by the publishes in progress: a broadcast waits here
-/// at most until the walks before it are done.
+/// Hands broadcasts to all shards, in order. Each takes its place before it is accepted and gives it back when it is
+/// handed out.
 pub struct Sequencer {
     mailboxes: Vec<Arc<Mailbox<Command>>>,
     inner: Mutex<Inner>,
+    room: Arc<Semaphore>,
 }
 
 impl Sequencer {
@@ -34,13 +40,20 @@ impl Sequencer {
                 waiting: VecDeque::new(),
                 unfinished,
             }),
+            room: Arc::new(Semaphore::new(WALKS_WAITING_MAX)),
         }
     }
 
+    /// A place for a broadcast that is about to be accepted; `None` when there is none.
+    #[must_use]
+    pub fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
     /// Has a broadcast walked on every shard, after all that were given before.
-    pub fn walk(&self, broadcast: Arc<Broadcast>) {
+    pub fn walk(&self, broadcast: Arc<Broadcast>, room: OwnedSemaphorePermit) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.waiting.push_back(broadcast);
+        inner.waiting.push_back((broadcast, room));
         self.hand_out(&mut inner);
     }
 
@@ -55,7 +68,7 @@ impl Sequencer {
 
     fn hand_out(&self, inner: &mut Inner) {
         while inner.unfinished.iter().all(|&n| n < SHARD_WALKS_MAX) {
-            let Some(broadcast) = inner.waiting.pop_front() else {
+            let Some((broadcast, _room)) = inner.waiting.pop_front() else {
                 break;
             };
             for (mailbox, unfinished) in self.mailboxes.iter().zip(&mut inner.unfinished) {

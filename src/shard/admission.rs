@@ -7,8 +7,8 @@ use petrel_protocol::session::{BrokerSession, Opening, Request, WelcomeTerms};
 use petrel_protocol::{DeviceToken, ErrorCode};
 use petrel_quic::ShardCore;
 
-use super::Shard;
 use super::session::Session;
+use super::{REQUESTS_MAX, Shard};
 use crate::delivery::Refusal;
 use crate::directory::Device;
 
@@ -90,6 +90,11 @@ impl Shard {
         for frame in session.protocol.admit(registered, terms) {
             self.send(core, session, frame);
         }
+        // The registration may have ended between the look at it and presence: then nobody else would tell.
+        if self.delivery.directory().device(device.ordinal).is_none() {
+            let code = ErrorCode::Unregistered;
+            return self.end(core, session, code, code.advice(), 0, now);
+        }
         self.handle_frames(core, session, now);
         self.scan(core, session, now);
     }
@@ -104,10 +109,15 @@ impl Shard {
             return;
         };
         let begun = match request.body {
+            Ok(_) if session.unanswered >= REQUESTS_MAX => {
+                let message = "too many requests wait for their answer; wait for some first";
+                Err(Refusal::new(ErrorCode::Overloaded, message))
+            }
             Ok(body) => {
                 let place = self.place(session.conn);
                 self.delivery
                     .request(device, request.number, body, place)
+                    .inspect(|()| session.unanswered += 1)
                     .map_err(|_busy| {
                         let message = "the broker has too much to do; ask again in a second";
                         Refusal::new(ErrorCode::Overloaded, message)

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use petrel_core::{Push, Route};
 use petrel_protocol::session::BrokerSession;
+use petrel_protocol::session::states::BrokerState;
 use petrel_protocol::{ErrorCode, Ordinal};
 use petrel_quic::{ConnId, ShardCore};
 
@@ -42,8 +43,7 @@ impl Shard {
                     Some(batch) => shard.offer(core, session, batch, now),
                     None => {
                         session.outbox.finish_scan(false);
-                        shard.rescans.push(conn);
-                        shard.retry_at.get_or_insert(now + super::BUSY_PAUSE);
+                        shard.keep_scan(session, now);
                         return;
                     }
                 }
@@ -51,6 +51,8 @@ impl Shard {
             }),
             Command::Registered { conn, result } => {
                 self.with_session(core, conn, |shard, core, session| match result {
+                    // It may have been ended meanwhile; then it must not replace another session.
+                    Ok(_) if session.protocol.state() != BrokerState::Admitting => {}
                     Ok(device) => {
                         let token = shard
                             .delivery
@@ -66,6 +68,7 @@ impl Shard {
                 number,
                 result,
             } => self.with_session(core, conn, |shard, core, session| {
+                session.unanswered = session.unanswered.saturating_sub(1);
                 let error = result.as_ref().err();
                 let error = error.map(|refusal| (refusal.code, refusal.message.as_str()));
                 shard.send(core, session, BrokerSession::answer(number, error));

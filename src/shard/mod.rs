@@ -46,6 +46,13 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// the SDK drops by its id.
 const ACKS_KEPT_MAX: usize = 65_536;
 
+/// Most acks in one session for what is not in flight there; further ones are ignored. An earlier session leaves at most
+/// a window of them behind.
+const STRANGE_ACKS_MAX: u16 = 4096;
+
+/// Most requests of one session that wait for their answer; further ones are refused.
+const REQUESTS_MAX: u16 = 64;
+
 /// A device's cursor moves on after this many acks at the earliest: it is a hint, not worth a frame for each message.
 const ACKS_PER_SETTLED: u16 = 64;
 
@@ -234,8 +241,10 @@ impl Shard {
                 }
                 BrokerEvent::State(change) => {
                     if let Some(minimum) = change.minimum_urgency {
-                        session.minimum_urgency = minimum;
-                        session.outbox.mark();
+                        let before = std::mem::replace(&mut session.minimum_urgency, minimum);
+                        if minimum < before {
+                            session.outbox.mark();
+                        }
                     }
                 }
                 BrokerEvent::Goodbye => {
@@ -255,7 +264,15 @@ impl Shard {
             return;
         };
         let route = session.outbox.ack(id).map(|acked: InFlight| acked.route);
-        if self.drain.is_some() && session.outbox.in_flight().next().is_none() {
+        if route.is_none() {
+            // Of an earlier session, or made up: the store is asked, so not without end.
+            session.strange_acks = session.strange_acks.saturating_add(1);
+            if session.strange_acks > STRANGE_ACKS_MAX {
+                telemetry::counter(Metric::ShardAcksDropped, 1);
+                return;
+            }
+        }
+        if self.drain.is_some() && route.is_some() && session.outbox.in_flight().next().is_none() {
             self.close_soon(session.conn, now);
         }
         session.acks_since_settled = session.acks_since_settled.saturating_add(1);
@@ -348,6 +365,10 @@ impl Shard {
         let Some(device) = session.attached() else {
             return;
         };
+        if !self.kept_acks.is_empty() {
+            // A scan must not overtake an ack: it would find again what the device has.
+            return self.keep_scan(session, now);
+        }
         let window = self.delivery.settings().window;
         while let Some(limit) = session.outbox.poll_scan(window, now) {
             let wants = session.wants(device, limit);
@@ -356,12 +377,19 @@ impl Shard {
                 Ok(None) => return,
                 Err(_busy) => {
                     session.outbox.finish_scan(false);
-                    self.rescans.push(session.conn);
-                    self.retry_at.get_or_insert(now + BUSY_PAUSE);
-                    return;
+                    return self.keep_scan(session, now);
                 }
             }
         }
+    }
+
+    /// Scans later, once for each session.
+    fn keep_scan(&mut self, session: &mut Session, now: Instant) {
+        if !session.is_scan_kept {
+            session.is_scan_kept = true;
+            self.rescans.push(session.conn);
+        }
+        self.retry_at.get_or_insert(now + BUSY_PAUSE);
     }
 
     fn offer(&mut self, core: &mut ShardCore, session: &mut Session, batch: Batch, now: Instant) {
@@ -390,6 +418,7 @@ impl Shard {
         }
         for conn in std::mem::take(&mut self.rescans) {
             self.with_session(core, conn, |shard, core, session| {
+                session.is_scan_kept = false;
                 shard.scan(core, session, now);
             });
         }

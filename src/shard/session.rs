@@ -27,6 +27,12 @@ pub(super) struct Session {
     pub(super) unsent_bytes: usize,
     pub(super) is_paused: bool,
     pub(super) acks_since_settled: u16,
+    /// Acks for what was not in flight here.
+    pub(super) strange_acks: u16,
+    /// Requests that wait for their answer.
+    pub(super) unanswered: u16,
+    /// It stands in line to scan again.
+    pub(super) is_scan_kept: bool,
     /// What the connection is closed with after the grace.
     pub(super) close_code: ErrorCode,
 }
@@ -43,6 +49,9 @@ impl Session {
             unsent_bytes: 0,
             is_paused: false,
             acks_since_settled: 0,
+            strange_acks: 0,
+            unanswered: 0,
+            is_scan_kept: false,
             close_code: ErrorCode::Goodbye,
         }
     }

@@ -131,6 +131,10 @@ impl Shard {
         } else {
             Route::Broadcast
         };
+        // A device that changes its place during the walks is met twice.
+        if broadcast.is_transient() && !broadcast.take(device.ordinal) {
+            return false;
+        }
         let frame = message.frame(device.platform);
         let bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let window = self.delivery.settings().window;

@@ -64,7 +64,7 @@ impl<M: OrderedMap> Embedded<M> {
         self.map.put(key, layout::seal(&number.to_be_bytes()));
     }
 
-    /// Takes the next of a kind of numbers and stages the counter, so that no number is used twice.
+    /// Stages a counter, so that no number below is used again.
     fn put_counter(&mut self, name: &str, next: u32) {
         self.put_number(layout::meta(name), u64::from(next));
     }

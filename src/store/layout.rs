@@ -9,7 +9,7 @@
 //! | `N` project(4) name | topic number |
 //! | `R` ordinal(4) | registration record |
 //! | `S` project(4) secret hash(32) | ordinal |
-//! | `U` ordinal(4) topic(4) | subscription: the sequence it holds from |
+//! | `U` ordinal(4) topic(4) | subscription |
 //! | `Q` ordinal(4) epoch(4) sequence(8) | queued message or gap |
 //! | `L` epoch(4) sequence(8) | broadcast with its target set |
 //! | `Z` epoch(4) sequence(8) | settled set of a broadcast |

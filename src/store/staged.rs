@@ -1,7 +1,6 @@
 //! Changes that are not written yet, over an ordered map: reads see both.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::ControlFlow;
 
 use super::StoreError;
@@ -35,14 +34,7 @@ impl<M: OrderedMap> Staged<M> {
     }
 
     pub(super) fn remove(&mut self, key: Vec<u8>) {
-        match self.changes.entry(key) {
-            Entry::Occupied(mut entry) => {
-                entry.insert(None);
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(None);
-            }
-        }
+        self.changes.insert(key, None);
     }
 
     /// Visits all pairs from `from` up to `to` in order until the visitor breaks.

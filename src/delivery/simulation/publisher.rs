@@ -123,7 +123,8 @@ impl World {
             To::Topic(topic) => {
                 let sequencer = Arc::clone(&self.life().sequencer);
                 let topic = TopicName::parse(TOPICS[topic]).unwrap();
-                let walk = move |broadcast| sequencer.walk(broadcast);
+                let room = sequencer.room().expect("walks are handed out at once");
+                let walk = move |broadcast| sequencer.walk(broadcast, room);
                 let future =
                     async move { delivery.publish_to_many(PROJECT, topic, draft, walk).await };
                 publish.future = Some(Box::pin(future));

@@ -64,7 +64,7 @@ impl<M: OrderedMap> Embedded<M> {
         }
         self.map.remove(key);
         if id.sequence & GAP_BIT == 0 {
-            self.queued_messages -= 1;
+            self.queued_messages = self.queued_messages.saturating_sub(1);
         } else if self.open_gaps.get(&device) == Some(&id) {
             self.open_gaps.remove(&device);
         }
@@ -79,7 +79,7 @@ impl<M: OrderedMap> Embedded<M> {
             messages += u64::from(!is_gap);
             self.map.remove(key);
         }
-        self.queued_messages -= messages;
+        self.queued_messages = self.queued_messages.saturating_sub(messages);
         self.open_gaps.remove(&device);
         Ok(messages)
     }
@@ -161,7 +161,7 @@ impl<M: OrderedMap> Embedded<M> {
         reason: DropReason,
     ) -> Result<(), StoreError> {
         self.map.remove(layout::queue(device, id));
-        self.queued_messages -= 1;
+        self.queued_messages = self.queued_messages.saturating_sub(1);
         if !reason.is_gap() {
             return Ok(());
         }
