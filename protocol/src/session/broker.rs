@@ -73,6 +73,8 @@ impl WelcomeTerms {
 pub struct BrokerSession {
     decoder: Decoder,
     state: BrokerState,
+    /// What arrived was no frame: nothing after it can be one, so nothing more is kept.
+    is_deaf: bool,
 }
 
 impl Default for BrokerSession {
@@ -80,6 +82,7 @@ impl Default for BrokerSession {
         Self {
             decoder: Decoder::default(),
             state: BrokerState::AwaitOpening,
+            is_deaf: false,
         }
     }
 }
@@ -93,7 +96,9 @@ impl BrokerSession {
 
     /// Takes the next bytes of the stream; poll events after each call.
     pub fn handle_bytes(&mut self, bytes: Bytes) {
-        self.decoder.handle_bytes(bytes);
+        if !self.is_deaf {
+            self.decoder.handle_bytes(bytes);
+        }
     }
 
     /// What the device did next. Decodes one frame at a time; nothing while an opening is being looked at (PROTO-13).
@@ -112,9 +117,13 @@ impl BrokerSession {
             Err(error) => Err(error),
         };
         match decoded {
-            // A session that is closing answers nothing any more, but does not trip over rubbish either.
-            Err(_) if self.state == BrokerState::Closing => None,
-            Err(error) => Some(self.fault(error.code(), error.to_string())),
+            Err(error) => {
+                self.is_deaf = true;
+                self.decoder = Decoder::default();
+                // A session that is closing answers nothing any more.
+                let is_closing = self.state == BrokerState::Closing;
+                (!is_closing).then(|| self.fault(error.code(), error.to_string()))
+            }
             Ok(Decoded::Ignored) => Some(BrokerEvent::Ignored),
             Ok(Decoded::Frame(frame)) => self.handle_frame(frame),
         }
