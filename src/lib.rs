@@ -1,7 +1,7 @@
 //! Petrel: a self-hosted push provider. Devices over QUIC, publishers over HTTP, nothing lost.
 //!
 //! This is the broker. Its rooms, each of which imports only what stands before it:
-//! [`config`], [`data_dir`], [`telemetry`] (leaves); [`store`], [`presence`]; [`directory`]; [`delivery`]; [`fanout`];
+//! [`config`], [`telemetry`] (leaves); [`data_dir`]; [`store`], [`presence`]; [`directory`]; [`delivery`]; [`fanout`];
 //! [`shard`], [`api`]; [`broker`]. The commands of the binary are in [`cli`]. `ARCHITECTURE.md` is the map.
 
 #[cfg(not(target_os = "linux"))]

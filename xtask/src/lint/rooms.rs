@@ -14,9 +14,13 @@ use crate::workspace::Workspace;
 use super::rust_tokens::{Token, outside_tests};
 use super::{Verdict, report};
 
+/// Modules that hold only tests, whatever room they stand in.
+const TEST_MODULES: [&str; 2] = ["tests", "simulation"];
+
 /// The rooms, lowest floor first.
-const FLOORS: [&[&str]; 8] = [
-    &["config", "data_dir", "telemetry"],
+const FLOORS: [&[&str]; 9] = [
+    &["config", "telemetry"],
+    &["data_dir"],
     &["store", "presence"],
     &["directory"],
     &["delivery"],
@@ -105,7 +109,10 @@ fn modules(name: &str) -> Option<Vec<&str>> {
         .split('/')
         .filter(|part| *part != "mod")
         .collect();
-    let is_test = modules.iter().skip(1).any(|module| *module == "tests");
+    let is_test = modules
+        .iter()
+        .skip(1)
+        .any(|module| TEST_MODULES.contains(module));
     (!is_test && !ROOTS.contains(&path) && !path.starts_with("bin/")).then_some(modules)
 }
 
@@ -226,6 +233,18 @@ mod tests {
             &[],
         );
         check("src/api/tests.rs", "use crate::shard::Shard;", &[]);
+        check(
+            "src/delivery/simulation/world.rs",
+            "use crate::fanout::X;",
+            &[],
+        );
+        check(
+            "src/simulation/world.rs",
+            "",
+            &[
+                "src/simulation/world.rs: the room `simulation` has no floor in xtask/src/lint/rooms.rs: give it one",
+            ],
+        );
     }
 
     #[test]
