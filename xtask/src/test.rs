@@ -17,9 +17,9 @@ const NODE_LIST: &str = "tests/clients/package.json";
 const NODE_LOCK: &str = "tests/clients/package-lock.json";
 
 /// The interpreter that tests start Python clients with.
-const PYTHON_VARIABLE: &str = "PETREL_TEST_PYTHON";
+const PYTHON_VARIABLE: &str = "TEST_PYTHON";
 /// The folder that tests hand to node as `NODE_PATH`.
-const NODE_VARIABLE: &str = "PETREL_TEST_NODE_MODULES";
+const NODE_VARIABLE: &str = "TEST_NODE_MODULES";
 
 /// Runs the tests; `arguments` is what stood behind `test`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
