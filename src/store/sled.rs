@@ -6,9 +6,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::StoreError;
 use super::ordered::{Change, OrderedMap, Pair};
+
+/// How long to wait for sled's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A sled database with one tree: sled's batches are atomic within a tree only.
 pub struct SledMap {
@@ -27,12 +34,11 @@ impl SledMap {
             path: path.to_owned(),
             source,
         };
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(path)
             .cache_capacity(cache_bytes)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|e| failed(e.into()))?;
+            .flush_every_ms(None);
+        let db = open_unlocked(&config).map_err(|e| failed(e.into()))?;
         let file = File::open(path.join("db")).map_err(|e| failed(e.into()))?;
         Ok(Self {
             db,
@@ -47,6 +53,25 @@ impl SledMap {
             source: source.into(),
         }
     }
+}
+
+/// Opens the database, waiting a little for its lock. The data directory's own lock keeps other brokers out; what may
+/// still hold sled's is the end of the one before: its last thread, or a child that was being forked meanwhile.
+fn open_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match config.open() {
+            Err(error) if is_locked(&error) && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// sled says so in words only.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
 }
 
 impl OrderedMap for SledMap {
@@ -83,7 +108,7 @@ impl OrderedMap for SledMap {
     }
 
     fn disk_bytes(&self) -> u64 {
-        // sled keeps large values in files of their own under `blobs`; records stay far below its limit for that.
+        // Large leaves go into files of their own under `blobs`, which are not counted here.
         self.file.metadata().map_or(0, |m| m.len())
     }
 }
