@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::BytesMut;
 use quinn_proto::EcnCodepoint;
 
 /// Explicit congestion notification of an IP packet (RFC 3168 §5).
@@ -38,82 +37,57 @@ impl From<Ecn> for EcnCodepoint {
 
 /// One datagram that came in. A buffer that the kernel filled with several (GRO) is cut into its segments first.
 #[derive(Debug)]
-pub struct Received {
+pub struct Received<'a> {
     /// Who sent it.
     pub remote: SocketAddr,
     /// The address it was sent to, where the system tells. Answers leave from it.
     pub local_ip: Option<IpAddr>,
     /// Its congestion mark.
     pub ecn: Option<Ecn>,
-    /// The UDP payload.
-    pub payload: BytesMut,
+    /// The UDP payload. Protection is removed in place, so it is scrambled afterwards.
+    pub payload: &'a mut [u8],
 }
 
-/// One or several datagrams to send to one destination.
+/// One or several datagrams to send to one destination. The payload itself was appended to the buffer that was given
+/// to [`poll_transmit`](crate::ShardCore::poll_transmit).
 ///
 /// A transmit that was polled cannot be given back: what the socket refuses the caller has to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transmit<'a> {
+pub struct Transmit {
     /// Where to.
     pub destination: SocketAddr,
     /// The address to send from, if known.
     pub src_ip: Option<IpAddr>,
     /// The congestion mark to set.
     pub ecn: Option<Ecn>,
-    /// If set, `contents` is several datagrams of this many bytes each, the last perhaps shorter (GSO).
+    /// If set, the payload is several datagrams of this many bytes each, the last perhaps shorter (GSO).
     pub segment_size: Option<usize>,
-    /// UDP payload.
-    pub contents: &'a [u8],
+    /// Length of the payload, in bytes: that many last bytes of the buffer.
+    pub bytes: usize,
 }
 
-impl<'a> Transmit<'a> {
-    /// The single datagrams, in order.
-    pub fn segments(&self) -> impl Iterator<Item = &'a [u8]> {
-        // A chunk size of 0 would panic; a transmit without contents has no segments at any size.
-        let size = self.segment_size.unwrap_or(self.contents.len()).max(1);
-        self.contents.chunks(size)
+impl Transmit {
+    /// How many datagrams it is.
+    #[must_use]
+    pub fn datagrams(&self) -> usize {
+        self.segment_size
+            .map_or(1, |size| self.bytes.div_ceil(size.max(1)))
     }
-}
 
-/// Everything about a [`Transmit`] except its contents.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Envelope {
-    pub(crate) destination: SocketAddr,
-    pub(crate) src_ip: Option<IpAddr>,
-    pub(crate) ecn: Option<Ecn>,
-    pub(crate) segment_size: Option<usize>,
-}
-
-impl Envelope {
-    pub(crate) fn with(self, contents: &[u8]) -> Transmit<'_> {
-        Transmit {
-            destination: self.destination,
-            src_ip: self.src_ip,
-            ecn: self.ecn,
-            segment_size: self.segment_size,
-            contents,
-        }
+    /// The single datagrams, in order, of this transmit's payload.
+    pub fn segments<'a>(&self, payload: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        // A chunk size of 0 would panic; a transmit without payload has no segments at any size.
+        let size = self.segment_size.unwrap_or(payload.len()).max(1);
+        payload.chunks(size)
     }
-}
 
-impl From<&quinn_proto::Transmit> for Envelope {
-    fn from(t: &quinn_proto::Transmit) -> Self {
+    pub(crate) fn of(transmit: &quinn_proto::Transmit) -> Self {
         Self {
-            destination: t.destination,
-            src_ip: t.src_ip,
-            ecn: t.ecn.map(Ecn::from),
-            segment_size: t.segment_size,
-        }
-    }
-}
-
-impl From<&Transmit<'_>> for Envelope {
-    fn from(t: &Transmit<'_>) -> Self {
-        Self {
-            destination: t.destination,
-            src_ip: t.src_ip,
-            ecn: t.ecn,
-            segment_size: t.segment_size,
+            destination: transmit.destination,
+            src_ip: transmit.src_ip,
+            ecn: transmit.ecn.map(Ecn::from),
+            segment_size: transmit.segment_size,
+            bytes: transmit.size,
         }
     }
 }

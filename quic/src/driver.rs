@@ -12,8 +12,7 @@ use thiserror::Error;
 use tokio::{net::UdpSocket, sync::Notify, time::sleep_until};
 
 use crate::{
-    ConfigError, Event, ShardConfig, ShardCore, SocketBuffers, Stats,
-    datagram::Envelope,
+    ConfigError, Event, ShardConfig, ShardCore, SocketBuffers, Stats, Transmit,
     socket::{Sent, Socket},
 };
 
@@ -199,6 +198,7 @@ impl Driver {
             app,
             notify,
             refused: None,
+            payload: Vec::new(),
         };
         loop {
             let now = Instant::now();
@@ -233,7 +233,9 @@ struct Running<A> {
     notify: Arc<Notify>,
     /// The transmit that the socket refused. While there is one the core is asked for no other, so one place is
     /// enough for all that can be refused.
-    refused: Option<(Envelope, Vec<u8>)>,
+    refused: Option<Transmit>,
+    /// Payload of the transmit at hand, or of the refused one.
+    payload: Vec<u8>,
 }
 
 impl<A: App> Running<A> {
@@ -271,26 +273,25 @@ impl<A: App> Running<A> {
 
     fn transmit(&mut self, now: Instant) {
         let socket = &self.socket;
-        if let Some((envelope, contents)) = self.refused.take() {
-            let sent = socket.send(&envelope.with(&contents));
+        if let Some(transmit) = self.refused.take() {
+            let sent = socket.send(&transmit, &self.payload);
             self.core.note_sent(sent);
             if sent == Sent::Blocked {
-                self.refused = Some((envelope, contents));
+                self.refused = Some(transmit);
                 return;
             }
         }
         self.core
             .set_gso_segments_max(socket.gso_segments_max().min(GSO_SEGMENTS_MAX));
         for _ in 0..TRANSMITS_PER_TURN {
-            let Some(transmit) = self.core.poll_transmit(now) else {
+            self.payload.clear();
+            let Some(transmit) = self.core.poll_transmit(now, &mut self.payload) else {
                 return;
             };
-            let sent = socket.send(&transmit);
-            if sent == Sent::Blocked {
-                self.refused = Some((Envelope::from(&transmit), transmit.contents.to_vec()));
-            }
+            let sent = socket.send(&transmit, &self.payload);
             self.core.note_sent(sent);
             if sent == Sent::Blocked {
+                self.refused = Some(transmit);
                 return;
             }
         }

@@ -6,7 +6,6 @@ use std::{
     os::fd::AsFd,
 };
 
-use bytes::BytesMut;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
@@ -132,7 +131,7 @@ impl<Io: AsFd> Socket<Io> {
     /// Fetches what has come, at most one batch, and hands out its segments one by one.
     ///
     /// Answers how many buffers were filled; 0 if nothing has come.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Received)) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Received<'_>)) -> io::Result<usize> {
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
         let mut buffers = self.buffers.chunks_exact_mut(self.buffer_bytes);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
@@ -151,27 +150,27 @@ impl<Io: AsFd> Socket<Io> {
                 };
             }
         };
-        for (meta, buffer) in meta.iter().zip(&slices).take(filled) {
+        for (meta, buffer) in meta.iter().zip(&mut slices).take(filled) {
             // A stride of 0 would be an empty datagram, which is no QUIC packet.
-            for segment in buffer[..meta.len].chunks(meta.stride.max(1)) {
+            for segment in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
                 take(Received {
                     remote: meta.addr,
                     local_ip: meta.dst_ip,
                     ecn: meta.ecn.map(ecn_in),
-                    payload: BytesMut::from(segment),
+                    payload: segment,
                 });
             }
         }
         Ok(filled)
     }
 
-    pub(crate) fn send(&self, transmit: &Transmit<'_>) -> Sent {
+    pub(crate) fn send(&self, transmit: &Transmit, contents: &[u8]) -> Sent {
         let result = self.state.try_send(
             (&self.io).into(),
             &quinn_udp::Transmit {
                 destination: transmit.destination,
                 ecn: transmit.ecn.map(ecn_out),
-                contents: transmit.contents,
+                contents,
                 segment_size: transmit.segment_size,
                 src_ip: transmit.src_ip,
             },
@@ -240,16 +239,22 @@ mod tests {
             src_ip: None,
             ecn: Some(Ecn::Ect0),
             segment_size: (sender.gso_segments_max() > 2).then_some(100),
-            contents: &contents,
+            bytes: contents.len(),
         };
-        assert_eq!(sender.send(&transmit), Sent::Yes);
+        assert_eq!(sender.send(&transmit, &contents), Sent::Yes);
         let mut got = Vec::new();
         // Loopback delivers before the call returns.
-        while got.len() < transmit.segments().count() {
-            receiver.receive(|d| got.push(d)).unwrap();
+        while got.len() < transmit.datagrams() {
+            receiver
+                .receive(|d| got.push((d.payload.to_vec(), d.ecn, d.remote)))
+                .unwrap();
         }
-        assert!(got.iter().map(|d| &d.payload[..]).eq(transmit.segments()));
-        assert!(got.iter().all(|d| d.ecn == Some(Ecn::Ect0)));
-        assert!(got.iter().all(|d| d.remote == sender.local_addr().unwrap()));
+        assert!(
+            got.iter()
+                .map(|d| &d.0[..])
+                .eq(transmit.segments(&contents))
+        );
+        assert!(got.iter().all(|d| d.1 == Some(Ecn::Ect0)));
+        assert!(got.iter().all(|d| d.2 == sender.local_addr().unwrap()));
     }
 }

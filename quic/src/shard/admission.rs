@@ -3,11 +3,12 @@
 
 use std::time::Instant;
 
+use bytes::BytesMut;
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EndpointEvent, Incoming};
 use tracing::{debug, trace};
 
 use super::{ShardCore, connection::Conn};
-use crate::{ConnId, Received, datagram::Envelope};
+use crate::{ConnId, Received, Transmit};
 
 /// The bit that distinguishes long headers from short ones (RFC 9000 §17.2).
 const LONG_HEADER: u8 = 0x80;
@@ -17,7 +18,7 @@ impl ShardCore {
     ///
     /// Peer input never panics. A datagram that belongs to nobody costs no memory beyond this call, except for one
     /// bounded reply.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: Received) {
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Received<'_>) {
         self.now = now;
         self.stats.datagrams_received_total += 1;
         self.stats.bytes_received_total += datagram.payload.len() as u64;
@@ -32,7 +33,7 @@ impl ShardCore {
             datagram.remote,
             datagram.local_ip,
             datagram.ecn.map(Into::into),
-            datagram.payload,
+            BytesMut::from(&*datagram.payload),
             &mut reply,
         );
         match outcome {
@@ -162,7 +163,7 @@ impl ShardCore {
         }
         let bytes = bytes.get(..transmit.size).unwrap_or(bytes);
         self.replies
-            .push_back((Envelope::from(transmit), bytes.to_vec()));
+            .push_back((Transmit::of(transmit), bytes.to_vec()));
         true
     }
 }

@@ -14,8 +14,8 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 use self::connection::{Conn, Phase};
 use crate::{
     ClientSetup, CloseReason, ConfigError, ConnId, ConnectError, Event, Limits, SendError,
-    ShardConfig, Stats, budget::Budget, datagram::Envelope, slab::Slab, socket::Sent,
-    tickets::DayTickets, wheel::Wheel,
+    ShardConfig, Stats, Transmit, budget::Budget, slab::Slab, socket::Sent, tickets::DayTickets,
+    wheel::Wheel,
 };
 
 /// A shard without I/O: what comes in is handled, what shall go out is polled.
@@ -42,8 +42,8 @@ pub struct ShardCore {
     /// What one visit to a connection brought; the next visit waits until it is empty.
     events: VecDeque<Event>,
     /// Answers without a connection. Bounded by `replies_max`; more are dropped, as the network might.
-    replies: VecDeque<(Envelope, Vec<u8>)>,
-    /// The reply that is being sent, or the engine's next datagrams. Allocated once.
+    replies: VecDeque<(Transmit, Vec<u8>)>,
+    /// Where the handshake engine writes its next datagrams. Allocated once.
     out: Vec<u8>,
     /// Where the engine writes a reply first.
     reply_scratch: Vec<u8>,

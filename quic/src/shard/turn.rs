@@ -10,9 +10,7 @@ use super::{
     ShardCore,
     connection::{Conn, Flush, Phase, ReadEnd},
 };
-use crate::{
-    CloseReason, ConnId, Event, HandshakeFailure, Transmit, close_code, datagram::Envelope,
-};
+use crate::{CloseReason, ConnId, Event, HandshakeFailure, Transmit, close_code};
 
 /// Transmits of one connection before others have their turn.
 const TRANSMITS_PER_VISIT: u32 = 4;
@@ -37,22 +35,20 @@ impl ShardCore {
 
     /// The next datagrams to send, if there are any.
     ///
-    /// What was polled cannot be given back: when the socket refuses it, keep it and poll no further until it went.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
+    /// Their payload is appended to `out`. What was polled cannot be given back: what the socket refuses the caller
+    /// keeps, and polls no further until it went.
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         self.now = now;
-        let envelope = match self.replies.pop_front() {
-            Some((envelope, bytes)) => {
-                self.out = bytes;
-                envelope
+        let transmit = match self.replies.pop_front() {
+            Some((transmit, bytes)) => {
+                out.extend_from_slice(&bytes);
+                transmit
             }
-            None => self.poll_connections(now)?,
+            None => self.poll_connections(now, out)?,
         };
-        let datagrams = envelope
-            .segment_size
-            .map_or(1, |size| self.out.len().div_ceil(size.max(1))) as u64;
-        self.stats.datagrams_sent_total += datagrams;
-        self.stats.bytes_sent_total += self.out.len() as u64;
-        Some(envelope.with(&self.out))
+        self.stats.datagrams_sent_total += transmit.datagrams() as u64;
+        self.stats.bytes_sent_total += transmit.bytes as u64;
+        Some(transmit)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) should be called next. May be early by a little, and in the past
@@ -304,7 +300,7 @@ impl ShardCore {
     }
 
     /// Connections in turn, each for a bounded number of transmits; one that has no more is given its timer.
-    fn poll_connections(&mut self, now: Instant) -> Option<Envelope> {
+    fn poll_connections(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         loop {
             let slot = *self.sending.front()?;
             let Some((_, conn)) = self.conns.at_mut(slot) else {
@@ -319,14 +315,14 @@ impl ShardCore {
                 conn.proto
                     .poll_transmit(now, self.gso_segments_max, &mut self.out)
             {
-                let envelope = Envelope::from(&transmit);
-                self.out.truncate(transmit.size);
+                let transmit = Transmit::of(&transmit);
+                out.extend_from_slice(&self.out[..transmit.bytes]);
                 self.visit_left -= 1;
                 if self.visit_left == 0 {
                     self.next_sender();
                     self.sending.push_back(slot);
                 }
-                return Some(envelope);
+                return Some(transmit);
             }
             conn.flags.sending = false;
             // Sending itself may end a connection, for instance when a key's limit is reached (RFC 9001 §6.6).

@@ -28,7 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 pub use self::{
@@ -269,12 +268,14 @@ impl Sim {
                 while let Some(event) = host.core.poll_event() {
                     host.events.push_back(event);
                 }
-                while let Some(transmit) = host.core.poll_transmit(self.now) {
+                let mut payload = Vec::new();
+                while let Some(transmit) = host.core.poll_transmit(self.now, &mut payload) {
                     out.extend(
                         transmit
-                            .segments()
+                            .segments(&payload)
                             .map(|s| (transmit.destination, s.to_vec())),
                     );
+                    payload.clear();
                 }
                 if out.len() == before && !host.core.has_events() {
                     break;
@@ -347,7 +348,7 @@ impl Sim {
             .peek()
             .is_some_and(|Reverse(flight)| flight.at <= now)
         {
-            let Some(Reverse(flight)) = self.flights.pop() else {
+            let Some(Reverse(mut flight)) = self.flights.pop() else {
                 break;
             };
             let Some(to) = self.host_by_addr.get(&flight.to) else {
@@ -359,7 +360,7 @@ impl Sim {
                 remote: flight.from,
                 local_ip: Some(flight.to.ip()),
                 ecn: Some(Ecn::Ect0),
-                payload: BytesMut::from(&flight.payload[..]),
+                payload: &mut flight.payload,
             };
             self.hosts[to.0].core.handle_datagram(now, datagram);
         }

@@ -167,8 +167,10 @@ pub(crate) fn first_flight(
         .unwrap();
     while core.poll_event().is_some() {}
     let mut flight = Vec::new();
-    while let Some(transmit) = core.poll_transmit(now) {
-        flight.extend(transmit.segments().map(<[u8]>::to_vec));
+    let mut payload = Vec::new();
+    while let Some(transmit) = core.poll_transmit(now, &mut payload) {
+        flight.extend(transmit.segments(&payload).map(<[u8]>::to_vec));
+        payload.clear();
     }
     assert!(!flight.is_empty());
     flight
