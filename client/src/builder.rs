@@ -16,14 +16,15 @@ use crate::driver::{COMMANDS_MAX, Driver, EVENTS_AHEAD, Settings, Setup, Shared}
 use crate::error::{Cause, ConnectError, StartError};
 use crate::events::Events;
 use crate::inbox::Inbox;
+use crate::keep_alive::{self, NetworkId};
 use crate::message::Kept;
 use crate::registration::Registration;
 use crate::socket::Socket;
 use crate::storage::{Storage, StorageError};
 use crate::tls::{Ca, Tls};
 
-/// Longest silence of a connection unless the app or the broker wants less: home routers forget UDP after 30 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Longest silence of a connection unless the broker wants less, which it does as a rule.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(3600);
 
 /// Settings of a [`Client`]. Needed are a CA, a project, an app key and a storage; the rest has defaults.
 #[must_use = "a builder does nothing until it is started"]
@@ -41,7 +42,10 @@ pub struct ClientBuilder {
     socket: Option<Socket>,
     connect_timeout: Duration,
     request_timeout: Duration,
-    keep_alive: Duration,
+    keep_alive_max: Duration,
+    keep_alive_start: Duration,
+    answer_timeout: Duration,
+    network: NetworkId,
 }
 
 impl ClientBuilder {
@@ -60,7 +64,10 @@ impl ClientBuilder {
             socket: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
-            keep_alive: KEEP_ALIVE,
+            keep_alive_max: KEEP_ALIVE_MAX,
+            keep_alive_start: keep_alive::START,
+            answer_timeout: Duration::from_secs(15),
+            network: NetworkId::default(),
         }
     }
 
@@ -145,11 +152,34 @@ impl ClientBuilder {
         self
     }
 
-    /// The longest silence before the connection is kept alive, from 1 s to 1 h; the broker may want less. Default:
-    /// 30 s. Longer ones save battery where nothing on the way forgets idle UDP sooner; a connection that is dead is
-    /// noticed after three times as long at most.
-    pub fn keep_alive(mut self, interval: Duration) -> Self {
-        self.keep_alive = interval;
+    /// The longest silence before the connection is kept alive, from 1 s to 1 h. Default: 1 h, so that the broker's
+    /// hint (2 min unless its operator says otherwise) is the bound.
+    ///
+    /// Within that bound the interval is learnt for each network: it grows while keep-alives are answered, and is
+    /// halved when a path was lost to silence. See [`Client::network_stats`].
+    pub fn keep_alive(mut self, longest: Duration) -> Self {
+        self.keep_alive_max = longest;
+        self
+    }
+
+    /// The interval that learning begins with on an unknown network, from 100 ms to 1 h; a third of it is the shortest
+    /// one that is ever used. Default: 30 s, and so 10 s.
+    pub fn keep_alive_start(mut self, start: Duration) -> Self {
+        self.keep_alive_start = start;
+        self
+    }
+
+    /// How long what the device sent may stay without any acknowledgement before the client leaves the connection and
+    /// makes another, from 1 s to 1 min; QUIC repeats it meanwhile. Default: 15 s.
+    pub fn answer_timeout(mut self, limit: Duration) -> Self {
+        self.answer_timeout = limit;
+        self
+    }
+
+    /// The network that the device is on now; [`Client::network_changed`] tells of the next one. Default:
+    /// [`NetworkId::default`].
+    pub fn network(mut self, network: impl Into<NetworkId>) -> Self {
+        self.network = network.into();
         self
     }
 
@@ -235,15 +265,18 @@ impl ClientBuilder {
             settings: Arc::new(Settings {
                 home,
                 server_name: self.server_name,
-                endpoint: socket.endpoint,
+                socket,
                 tls,
                 app_key: self.app_key,
                 platform: self.platform,
                 sdk: self.sdk,
                 connect_timeout: self.connect_timeout,
-                keep_alive_max: self.keep_alive,
+                keep_alive_max: self.keep_alive_max,
+                keep_alive_start: self.keep_alive_start,
+                answer_timeout: self.answer_timeout,
             }),
             registration,
+            network: self.network,
             left_over,
             attributes: self.attributes,
             state: DeviceState {
@@ -280,8 +313,30 @@ impl ClientBuilder {
         bounded("project", &self.project, limits::SHORT_TEXT_BYTES_MAX).map_err(invalid)?;
         bounded("app_key", &self.app_key, limits::ATTRIBUTE_VALUE_BYTES_MAX).map_err(invalid)?;
         bounded("sdk_name", &self.sdk, limits::SHORT_TEXT_BYTES_MAX).map_err(invalid)?;
-        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.keep_alive) {
-            return Err(invalid(("keep_alive", "1 s to 1 h are allowed".to_owned())));
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        for (field, value, range, allowed) in [
+            (
+                "keep_alive",
+                self.keep_alive_max,
+                second..=hour,
+                "1 s to 1 h",
+            ),
+            (
+                "keep_alive_start",
+                self.keep_alive_start,
+                second / 10..=hour,
+                "100 ms to 1 h",
+            ),
+            (
+                "answer_timeout",
+                self.answer_timeout,
+                second..=second * 60,
+                "1 s to 1 min",
+            ),
+        ] {
+            if !range.contains(&value) {
+                return Err(invalid((field, format!("{allowed} are allowed"))));
+            }
         }
         self.attributes
             .as_ref()

@@ -11,6 +11,7 @@ use crate::builder::ClientBuilder;
 use crate::device::{Attributes, DeviceState, Report, now_ms};
 use crate::driver::{Answer, Command, Key, Shared};
 use crate::error::RequestError;
+use crate::keep_alive::{NetworkId, NetworkStats};
 
 /// A device. Cheap to clone; every clone is the same device.
 ///
@@ -130,10 +131,34 @@ impl Client {
             .await
     }
 
-    /// Says that the network of this machine changed or came back: a wait for the next attempt ends now, and an open
-    /// connection is used at once, which moves it to the new path.
-    pub fn network_changed(&self) {
-        self.shared.network.notify_one();
+    /// Says that the device is on another network, or on the same one again after it was gone. Call it for whatever
+    /// the system tells of connectivity; calling it in vain costs a packet.
+    ///
+    /// `network` names the network for what is learnt of it ([`NetworkId`]); `NetworkId::default()` where the app
+    /// does not tell networks apart.
+    ///
+    /// The socket is bound anew, which moves an open connection to the new path: the broker learns of it by a packet
+    /// sent at once, so messages are back after one round trip, without a new handshake. A path that gives no answer
+    /// within eight round trips (at least 1 s, at most 3 s) is left: the client then connects anew at once. A wait
+    /// for the next attempt ends, and an attempt under way begins again.
+    ///
+    /// With a shared [`Socket`](crate::Socket) this moves every client on it, as they are on one machine. Each may
+    /// tell of the change, and then looks after its own connection; for the same network within a second the socket
+    /// is bound anew once.
+    ///
+    /// # Errors
+    /// None: it only leaves a note for the client's task and may be called from any thread, within a runtime or not.
+    /// Where no new socket can be had the old one stays. What comes of it is told by events:
+    /// [`Event::Disconnected`](crate::Event::Disconnected) if the connection did not come along, none if it did. On a
+    /// closed client it does nothing.
+    pub fn network_changed(&self, network: impl Into<NetworkId>) {
+        self.shared.change_network(network.into());
+    }
+
+    /// How the client stands on its network: the interval learnt for it, and what keeping the connection alive costs.
+    #[must_use]
+    pub fn network_stats(&self) -> NetworkStats {
+        self.shared.stats()
     }
 
     /// Ends the client in good order: acks and requests on their way are flushed, the broker is told goodbye, the

@@ -17,8 +17,6 @@ use crate::tls::Tls;
 const STAGGER: Duration = Duration::from_millis(250);
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
-/// Least silence after which a connection is given up; twice the keep-alive where that is longer.
-const IDLE_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// What a broker may have under way to a device, in bytes: several messages; what an app does not read stays there.
 const RECEIVE_WINDOW: u32 = 64 * 1024;
 /// What the SDK may have under way to a broker, in bytes.
@@ -69,6 +67,18 @@ impl Target {
     }
 }
 
+/// What the transport does by itself about silence. Keeping the connection alive is not its task: quinn fixes the
+/// interval when it dials, the SDK learns it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    /// After this much of it quinn sends a PING after all: for the case that the session cannot, its stream being
+    /// full. Longer than any interval of the session, so that it never disturbs one.
+    pub(crate) last_resort: Option<Duration>,
+    /// After this much of it the connection is dead. The broker's own limit is shorter as a rule, and then holds for
+    /// both (RFC 9000 section 10.1).
+    pub(crate) idle_timeout: Duration,
+}
+
 /// Connects within `limit`, name resolution included.
 ///
 /// Cancel safe: dropping the future abandons every attempt.
@@ -76,12 +86,12 @@ pub(crate) async fn dial(
     endpoint: &Endpoint,
     tls: &Tls,
     target: &Target,
-    keep_alive: Duration,
+    silence: Silence,
     limit: Duration,
 ) -> Result<quinn::Connection, Cause> {
     let mut tried = Vec::new();
     let mut failure = None;
-    let config = client_config(tls, keep_alive);
+    let config = client_config(tls, silence);
     let attempt = async {
         let addresses = resolve(target).await?;
         race(
@@ -186,7 +196,7 @@ async fn race(
     }
 }
 
-fn client_config(tls: &Tls, keep_alive: Duration) -> quinn::ClientConfig {
+fn client_config(tls: &Tls, silence: Silence) -> quinn::ClientConfig {
     let mut transport = TransportConfig::default();
     transport
         // PROTO-2: one stream, opened by the device; no datagrams.
@@ -198,8 +208,8 @@ fn client_config(tls: &Tls, keep_alive: Duration) -> quinn::ClientConfig {
         .send_window(SEND_WINDOW)
         // Messages are small: probing for larger packets would wake the radio for nothing.
         .mtu_discovery_config(None)
-        .keep_alive_interval(Some(keep_alive))
-        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT_MIN.max(keep_alive * 2)).ok());
+        .keep_alive_interval(silence.last_resort)
+        .max_idle_timeout(IdleTimeout::try_from(silence.idle_timeout).ok());
     let mut config = quinn::ClientConfig::new(Arc::clone(&tls.config) as Arc<_>);
     config.transport_config(Arc::new(transport));
     config
@@ -298,6 +308,11 @@ mod tests {
         assert_eq!(interleave(vec![order[0]; 20]).len(), ADDRESSES_MAX);
     }
 
+    const SILENCE: Silence = Silence {
+        last_resort: None,
+        idle_timeout: Duration::from_secs(30),
+    };
+
     /// A QUIC server and the PEM of its CA.
     fn server(address: &str) -> (Endpoint, Tls) {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -332,7 +347,7 @@ mod tests {
         let addresses = vec![silent.local_addr().unwrap(), server.local_addr().unwrap()];
         let client = crate::Socket::bind().unwrap().endpoint;
         let target = Target::parse("localhost:1", None).unwrap();
-        let config = client_config(&tls, Duration::from_secs(30));
+        let config = client_config(&tls, SILENCE);
         let (mut tried, mut failure) = (Vec::new(), None);
         let began = std::time::Instant::now();
         let answering = async { server.accept().await.unwrap().await.unwrap() };
@@ -362,7 +377,7 @@ mod tests {
         let four = crate::Socket::bind_to("127.0.0.1:0".parse().unwrap()).unwrap();
         let addresses = vec!["[::1]:9".parse().unwrap(), server.local_addr().unwrap()];
         let target = Target::parse("localhost:1", None).unwrap();
-        let config = client_config(&tls, Duration::from_secs(30));
+        let config = client_config(&tls, SILENCE);
         let (mut tried, mut failure) = (Vec::new(), None);
         let answering = async { server.accept().await.unwrap().await.unwrap() };
         let racing = race(

@@ -33,12 +33,19 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Networks
+//!
+//! How long a connection may be silent is learnt for each network that the app names ([`ClientBuilder::network`],
+//! [`Client::network_changed`]) and kept in the storage: from 30 s up to the broker's hint, halved when a path was lost
+//! to silence, never below 10 s. [`Client::network_stats`] tells the cost.
+//!
 //! # Bounds
 //!
 //! At most [`EVENTS_AHEAD`] events wait for the app; when it takes none, the SDK stops reading its stream, stops
 //! acknowledging, and QUIC's flow control holds the broker back. At most [`IN_HAND_MAX`] messages may be kept and not
 //! done; then, too, the SDK reads no further. While a request waits for its answer the SDK reads on, up to
-//! [`READ_AHEAD_MAX`] events, so that an app may ask from within its event loop.
+//! [`READ_AHEAD_MAX`] events, so that an app may ask from within its event loop. What was learnt of the last
+//! [`NETWORKS_MAX`] networks is remembered.
 
 mod backoff;
 mod builder;
@@ -50,6 +57,7 @@ mod error;
 mod event;
 mod events;
 mod inbox;
+mod keep_alive;
 mod message;
 mod registration;
 mod socket;
@@ -65,6 +73,7 @@ pub use crate::driver::{EVENTS_AHEAD, IN_HAND_MAX, READ_AHEAD_MAX};
 pub use crate::error::{Cause, CauseKind, ConnectError, RequestError, StartError};
 pub use crate::event::{Delivery, Event};
 pub use crate::events::Events;
+pub use crate::keep_alive::{IdleHour, NETWORKS_MAX, NetworkId, NetworkStats};
 pub use crate::message::{Badge, Message, Notification};
 pub use crate::socket::Socket;
 pub use crate::storage::{

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::device::Attributes;
 use crate::error::StartError;
+use crate::keep_alive::Networks;
 use crate::message::id_text;
 
 /// Where a subscription stands between the app's wish and the broker's answer.
@@ -50,6 +51,9 @@ pub(crate) struct Registration {
     /// What the broker was told last.
     #[serde(default)]
     pub(crate) attributes: Option<Attributes>,
+    /// How long each network may be left silent. Of the device, not of the registration, but it lives as long.
+    #[serde(default, skip_serializing_if = "Networks::is_empty")]
+    pub(crate) networks: Networks,
 }
 
 impl Registration {
@@ -65,6 +69,7 @@ impl Registration {
             keep_alive_seconds: 0,
             topics: BTreeMap::new(),
             attributes: None,
+            networks: Networks::default(),
         })
     }
 
@@ -72,6 +77,7 @@ impl Registration {
     pub(crate) fn renewed(&self) -> Result<Self, StartError> {
         let mut anew = Self::new(&self.project)?;
         anew.previous = self.token.clone().or_else(|| self.previous.clone());
+        anew.networks = self.networks.clone();
         anew.topics = self
             .topics
             .iter()
@@ -148,6 +154,17 @@ mod tests {
         let back: Registration = serde_json::from_str(&json).unwrap();
         assert_eq!(back, registration);
         assert!(format!("{registration:?}").contains("Secret(..)"));
+    }
+
+    #[test]
+    fn damaged_networks_do_not_cost_the_registration() {
+        let registration = Registration::new("demo").unwrap();
+        let json = registration.to_json().unwrap();
+        for networks in ["3", "[{\"id\":7}]", "null", "{\"a\":[]}"] {
+            let damaged = json.replacen('{', &format!("{{\"networks\":{networks},"), 1);
+            let read: Registration = serde_json::from_str(&damaged).unwrap();
+            assert_eq!(read, registration, "{networks}");
+        }
     }
 
     #[test]

@@ -229,6 +229,6 @@ async fn a_changed_network_ends_the_wait() {
         broker::next(&mut events).await,
         Event::Disconnected { .. }
     ));
-    client.network_changed();
+    client.network_changed("another");
     broker.admit().await;
 }

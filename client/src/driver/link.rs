@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::End;
 use crate::dial::explain;
 use crate::error::{Cause, CauseKind};
+use crate::keep_alive::{Counters, Pulse};
 
 /// Bytes that wait for the broker before no more commands of the app are taken.
 pub(super) const OUT_BYTES_MAX: usize = 64 * 1024;
@@ -35,12 +36,7 @@ pub(super) struct Link {
     pub(super) welcomed: Option<Instant>,
     /// The opening was `Register`, not `Hello`.
     pub(super) registering: bool,
-    /// Keep-alive of the transport, set when dialling.
-    pub(super) transport_keep_alive: Duration,
-    /// Keep-alive wanted by the broker, where that is shorter.
-    pub(super) ping_every: Option<Duration>,
-    /// When the stream last took something.
-    pub(super) wrote_at: Instant,
+    pub(super) pulse: Pulse,
     pub(super) cursor_saved_at: Instant,
 }
 
@@ -60,9 +56,9 @@ impl Link {
         let _ = self.send.write_all(&out).await;
     }
 
-    /// When the device has to say something, where the transport does not do it.
-    pub(super) fn ping_at(&self) -> Option<Instant> {
-        Some(self.wrote_at + self.ping_every?)
+    /// What the connection counted so far.
+    pub(super) fn counters(&self) -> Counters {
+        self.connection.stats().into()
     }
 }
 

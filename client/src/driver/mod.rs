@@ -4,6 +4,7 @@
 mod answers;
 mod commands;
 mod link;
+mod path;
 mod requests;
 mod session;
 mod shared;
@@ -28,8 +29,10 @@ use crate::dial::{Target, dial};
 use crate::error::{Cause, CauseKind};
 use crate::event::Event;
 use crate::inbox::Inbox;
+use crate::keep_alive::{Meter, NetworkId};
 use crate::message::Kept;
 use crate::registration::Registration;
+use crate::socket::Socket;
 use crate::storage::StorageError;
 use crate::tls::Tls;
 
@@ -46,7 +49,7 @@ pub(crate) const COMMANDS_MAX: usize = 64;
 pub(crate) struct Settings {
     pub(crate) home: Target,
     pub(crate) server_name: Option<String>,
-    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) socket: Socket,
     pub(crate) tls: Tls,
     pub(crate) app_key: String,
     pub(crate) platform: Platform,
@@ -54,24 +57,16 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     /// The longest silence, whatever the broker allows.
     pub(crate) keep_alive_max: Duration,
-}
-
-impl Settings {
-    /// Half of what the broker allows, so that one lost packet does not end the connection (PROTO-4).
-    fn keep_alive(&self, hint_seconds: u32) -> Duration {
-        if hint_seconds == 0 {
-            return self.keep_alive_max;
-        }
-        (Duration::from_secs(hint_seconds.into()) / 2)
-            .max(Duration::from_secs(1))
-            .min(self.keep_alive_max)
-    }
+    pub(crate) keep_alive_start: Duration,
+    pub(crate) answer_timeout: Duration,
 }
 
 /// What the task is born with.
 pub(crate) struct Setup {
     pub(crate) settings: Arc<Settings>,
     pub(crate) registration: Registration,
+    /// The one that the device is on.
+    pub(crate) network: NetworkId,
     /// What was in the inbox at start.
     pub(crate) left_over: Vec<Kept>,
     pub(crate) attributes: Option<Attributes>,
@@ -89,6 +84,12 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     registration: Registration,
+    /// The network that the device is on.
+    network: NetworkId,
+    meter: Meter,
+    /// The last connection was lost after this much silence. Whether the silence was to blame shows at the next
+    /// attempt.
+    suspected: Option<Duration>,
     /// What the app says of the device; `None`: nothing, so what the broker knows stays.
     attributes: Option<Attributes>,
     /// What the request under way says of it.
@@ -124,6 +125,15 @@ struct End {
     by_app: bool,
     /// Where a `Reconnect` sends the device, and after how long.
     moved: Option<(Duration, String)>,
+    /// The path gave no answer any more.
+    path_lost: Option<PathLost>,
+}
+
+/// A path that gives no answer.
+#[derive(Clone, Copy, Debug)]
+struct PathLost {
+    /// The silence that may be to blame, where it is known.
+    silence: Option<Duration>,
 }
 
 impl End {
@@ -134,6 +144,7 @@ impl End {
             opened: false,
             by_app: false,
             moved: None,
+            path_lost: None,
         }
     }
 
@@ -171,6 +182,9 @@ impl Driver {
             shared: setup.shared,
             inbox,
             registration: setup.registration,
+            network: setup.network,
+            meter: Meter::default(),
+            suspected: None,
             attributes: setup.attributes,
             attributes_sent: None,
             state: setup.state,
@@ -191,6 +205,7 @@ impl Driver {
 
     /// Runs until the app or the broker ends it.
     pub(crate) async fn run(mut self) {
+        self.tell_stats();
         let (cause, by_app) = self.live().await;
         tracing::debug!(%cause, "client closed");
         self.first
@@ -230,7 +245,7 @@ impl Driver {
             let waited = self.serve(async move {
                 tokio::select! {
                     () = sleep(wait) => {}
-                    () = shared.network.notified() => {}
+                    () = shared.network_changed() => {}
                 }
             });
             if let Err(cause) = waited.await {
@@ -242,18 +257,40 @@ impl Driver {
     /// One connection, from looking up a name to its end.
     async fn connection(&mut self) -> End {
         let settings = Arc::clone(&self.settings);
+        let shared = Arc::clone(&self.shared);
         let target = self.away.clone().unwrap_or_else(|| settings.home.clone());
-        let keep_alive = settings.keep_alive(self.registration.keep_alive_seconds);
-        let (endpoint, tls) = (&settings.endpoint, &settings.tls);
-        let dialled = dial(endpoint, tls, &target, keep_alive, settings.connect_timeout);
-        match self.serve(dialled).await {
-            Ok(Ok(connection)) => self.session(connection, &target.name(), keep_alive).await,
-            Ok(Err(cause)) => {
-                // Where a `Reconnect` pointed to may be wrong: the address that the app gave always comes next.
-                self.away = None;
-                End::failed(cause)
+        loop {
+            self.enter_network();
+            let silence = self.transport_silence();
+            let endpoint = &settings.socket.endpoint;
+            let dialled = dial(
+                endpoint,
+                &settings.tls,
+                &target,
+                silence,
+                settings.connect_timeout,
+            );
+            let dialled = async {
+                tokio::select! {
+                    dialled = dialled => Some(dialled),
+                    () = shared.network_changed() => None,
+                }
+            };
+            match self.serve(dialled).await {
+                // On another network: what was under way belongs to the former.
+                Ok(None) => {}
+                Ok(Some(Ok(connection))) => {
+                    self.judge_suspicion(true).await;
+                    return self.session(connection, &target.name()).await;
+                }
+                Ok(Some(Err(cause))) => {
+                    self.judge_suspicion(false).await;
+                    // Where a `Reconnect` pointed to may be wrong: the address that the app gave always comes next.
+                    self.away = None;
+                    return End::failed(cause);
+                }
+                Err(cause) => return End::by_app(cause),
             }
-            Err(cause) => End::by_app(cause),
         }
     }
 
@@ -271,6 +308,10 @@ impl Driver {
                 self.backoff.next_but_first(rand::random())
             };
             return Next::Again(clamp_asked(*after) + extra);
+        }
+        if let Some(PathLost { silence }) = end.path_lost {
+            self.suspected = silence;
+            return Next::Again(self.backoff.next_but_first(rand::random()));
         }
         let code = end.cause.broker_code();
         if code == Some(ErrorCode::WrongSecret)

@@ -9,10 +9,11 @@ use petrel_protocol::{DeviceToken, ErrorCode, MINOR_VERSION, MessageId, Urgency}
 use tokio::time::{Instant, sleep_until};
 
 use super::link::{Link, OUT_BYTES_MAX, lost, part};
+use super::path::{ended, moment};
 use super::shared::Item;
 use super::{Driver, End, asked_to_close, closed_by_app, events_dropped};
 use crate::backoff::STABLE_AFTER;
-use crate::device::{DeviceState, now_ms};
+use crate::device::now_ms;
 use crate::dial::explain;
 use crate::error::{Cause, CauseKind};
 use crate::event::{Event, Gap};
@@ -33,7 +34,8 @@ enum Wake {
     Command(Option<super::Command>),
     Read(Result<Option<usize>, quinn::ReadError>),
     Settled,
-    Ping,
+    Network,
+    Pulse,
     OpeningLate,
     Lost(quinn::ConnectionError),
 }
@@ -45,12 +47,7 @@ enum Step {
 }
 
 impl Driver {
-    pub(super) async fn session(
-        &mut self,
-        connection: quinn::Connection,
-        broker: &str,
-        transport_keep_alive: Duration,
-    ) -> End {
+    pub(super) async fn session(&mut self, connection: quinn::Connection, broker: &str) -> End {
         let (send, recv) = match connection.open_bi().await {
             Ok(stream) => stream,
             Err(error) => return End::failed(explain(broker, &error)),
@@ -67,9 +64,7 @@ impl Driver {
             started: now,
             welcomed: None,
             registering,
-            transport_keep_alive,
-            ping_every: None,
-            wrote_at: now,
+            pulse: self.pulse(),
             cursor_saved_at: now,
         };
         let mut end = self.drive(&mut link).await;
@@ -124,12 +119,13 @@ impl Driver {
                 self.send_requests(link);
             }
             link.collect();
+            if !link.out.is_empty() {
+                let rtt = link.connection.rtt();
+                link.pulse.handle_write(moment(), link.counters(), rtt);
+            }
             match self.wake(link).await {
                 (Wake::Close(cause), _) => return End::by_app(cause),
-                (Wake::Written(Ok(written)), _) => {
-                    drop(link.out.split_to(written));
-                    link.wrote_at = Instant::now();
-                }
+                (Wake::Written(Ok(written)), _) => drop(link.out.split_to(written)),
                 (Wake::Written(Err(error)), _) => return End::failed(lost(link, error.into())),
                 (Wake::Handed, _) => {}
                 (Wake::Settled, _) => self.forget_told_previous().await,
@@ -140,10 +136,11 @@ impl Driver {
                         link.session.say(frame);
                     }
                 }
-                // A state that says nothing new: the shortest frame that a broker must accept (PROTO-4, PROTO-22).
-                (Wake::Ping, _) => {
-                    link.wrote_at = Instant::now();
-                    link.session.say(DeviceState::default().to_frame());
+                (Wake::Network, _) => self.move_to_network(link),
+                (Wake::Pulse, _) => {
+                    if let Err(end) = self.beat(link).await {
+                        return end;
+                    }
                 }
                 (Wake::OpeningLate, _) => {
                     let text = format!(
@@ -153,8 +150,9 @@ impl Driver {
                     );
                     return End::failed(Cause::new(CauseKind::NoAnswer, text));
                 }
-                (Wake::Lost(error), _) => return End::failed(explain(&link.broker, &error)),
+                (Wake::Lost(error), _) => return ended(link, &error),
                 (Wake::Read(Ok(Some(count))), pieces) => {
+                    link.pulse.handle_read(moment());
                     let mut events = Vec::new();
                     for piece in pieces.into_iter().take(count) {
                         link.session.handle_bytes(piece);
@@ -177,7 +175,7 @@ impl Driver {
     async fn wake(&mut self, link: &mut Link) -> (Wake, [Bytes; PIECES]) {
         let mut pieces: [Bytes; PIECES] = Default::default();
         let may_read = self.may_read();
-        let ping_at = link.ping_at();
+        let pulse_at = Instant::from_std(link.pulse.poll_timeout());
         let wake = tokio::select! {
             biased;
             () = asked_to_close(&mut self.closing) => Wake::Close(closed_by_app()),
@@ -196,8 +194,8 @@ impl Driver {
             // Before `closed`: what a broker said before it closed is still to be read.
             read = link.recv.read_chunks(&mut pieces), if may_read => Wake::Read(read),
             () = self.inbox.settled() => Wake::Settled,
-            () = self.shared.network.notified(), if link.welcomed.is_some() => Wake::Ping,
-            () = sleep_until(ping_at.unwrap_or(link.started)), if ping_at.is_some() => Wake::Ping,
+            () = self.shared.network_changed() => Wake::Network,
+            () = sleep_until(pulse_at) => Wake::Pulse,
             () = sleep_until(link.started + OPENING_TIMEOUT), if link.welcomed.is_none() => Wake::OpeningLate,
             error = link.connection.closed() => Wake::Lost(error),
         };
@@ -271,7 +269,7 @@ impl Driver {
                 }
             }
             DeviceEvent::Result(id, answer) => self.answered(id, answer).await?,
-            DeviceEvent::KeepAlive(seconds) => self.keep_alive(link, seconds),
+            DeviceEvent::KeepAlive(seconds) => self.hinted(link, seconds),
             DeviceEvent::Reconnect { after_ms, to } => {
                 let text = format!(
                     "the broker is about to go and told the device to come back after {after_ms} ms"
@@ -312,7 +310,7 @@ impl Driver {
         link.welcomed = Some(Instant::now());
         self.renewed = false;
         self.registration.cursor = welcomed.settled_up_to;
-        self.keep_alive(link, welcomed.keep_alive_seconds);
+        self.hinted(link, welcomed.keep_alive_seconds);
         let Some(token) = self.registration.token() else {
             return Ok(());
         };
@@ -345,13 +343,6 @@ impl Driver {
             }
         }
         Ok(())
-    }
-
-    fn keep_alive(&mut self, link: &mut Link, seconds: u32) {
-        self.registration.keep_alive_seconds = seconds;
-        let wanted = self.settings.keep_alive(seconds);
-        // The transport's own interval cannot change while it is connected: a shorter one is kept up by frames.
-        link.ping_every = (wanted < link.transport_keep_alive).then_some(wanted);
     }
 
     pub(super) async fn store(&mut self) -> Result<(), End> {

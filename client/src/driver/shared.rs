@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::error::Cause;
 use crate::event::{Delivery, Event};
 use crate::inbox::Inbox;
+use crate::keep_alive::{NetworkId, NetworkStats};
 use crate::message::Kept;
 
 /// An event on its way to the app.
@@ -113,8 +114,11 @@ pub(crate) struct Shared {
     tail: Mutex<VecDeque<Item>>,
     closed: Mutex<Option<Closed>>,
     previous_told: AtomicBool,
-    /// The network changed, says the app.
-    pub(crate) network: Notify,
+    /// The network that the app changed to, until the task takes note.
+    entered: Mutex<Option<NetworkId>>,
+    /// Wakes the task for it.
+    network: Notify,
+    stats: Mutex<NetworkStats>,
 }
 
 #[derive(Debug)]
@@ -135,8 +139,33 @@ impl Shared {
             tail: Mutex::default(),
             closed: Mutex::default(),
             previous_told: AtomicBool::new(false),
+            entered: Mutex::default(),
             network: Notify::new(),
+            stats: Mutex::default(),
         }
+    }
+
+    /// The network changed, says the app. Changes that the task has not seen yet are one change, to the last.
+    pub(crate) fn change_network(&self, network: NetworkId) {
+        *lock(&self.entered) = Some(network);
+        self.network.notify_one();
+    }
+
+    /// Resolves after the network changed; it may also do so for a change that was taken already.
+    pub(super) async fn network_changed(&self) {
+        self.network.notified().await;
+    }
+
+    pub(super) fn take_network(&self) -> Option<NetworkId> {
+        lock(&self.entered).take()
+    }
+
+    pub(crate) fn stats(&self) -> NetworkStats {
+        lock(&self.stats).clone()
+    }
+
+    pub(super) fn set_stats(&self, stats: NetworkStats) {
+        *lock(&self.stats) = stats;
     }
 
     pub(crate) fn token(&self) -> Option<DeviceToken> {
