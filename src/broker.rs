@@ -9,6 +9,7 @@
 mod error;
 mod gauges;
 mod parts;
+mod shards;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use petrel_core::WallClock;
-use petrel_quic::Driver;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle as Task;
 
@@ -24,23 +24,20 @@ pub use self::error::{NotDurable, StartError};
 
 use self::gauges::Gauges;
 use self::parts::{
-    bind, bind_driver, delivery_settings, intern_projects, local, open_store, ready_line, sealer,
-    wall_now,
+    bind, delivery_settings, intern_projects, local, open_store, ready_line, sealer, wall_now,
 };
+use self::shards::Shards;
 use crate::api::{
     self, AdminKey, AdminState, ApiSettings, ApiState, Phase, Readiness, ServerSettings,
 };
 use crate::config::Config;
 use crate::data_dir::{DataDir, Keyring, Ready, ServerCertificate};
-use crate::delivery::{Command, Committer, Delivery};
+use crate::delivery::{Command, Committer, Delivery, Returns};
 use crate::directory::Directory;
 use crate::fanout::{Publisher, Sequencer};
-use crate::presence::{Mailbox, Presence, ShardId};
-use crate::shard::{Shard, ShardSettings, SharedStats};
+use crate::presence::Presence;
+use crate::shard::ShardSettings;
 use crate::telemetry::{self, MetricsHandle};
-
-/// Commands that wait for a shard; a delivery beyond becomes a nudge.
-const MAILBOX_MAX: usize = 65_536;
 
 /// How often the wall clock is compared with the operating system's.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +52,7 @@ pub struct Broker {
     ready: Ready,
     readiness: Arc<Readiness>,
     delivery: Arc<Delivery>,
+    certificate: Arc<ServerCertificate>,
     drain_asked: Arc<Notify>,
     stop_servers: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
@@ -85,7 +83,7 @@ impl Broker {
             ServerCertificate::open(&data_dir, &config.tls, &listen, SystemTime::now())?;
 
         // Sockets before the store: a taken port is found out before anything slow begins.
-        let driver = bind_driver(&config, &keyring, &certificate)?;
+        let shards = Shards::bind(&config, &keyring, &certificate)?;
         let http = bind("http.listen", config.http.listen).await?;
         let https = bind("https.listen", config.https.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
@@ -95,7 +93,7 @@ impl Broker {
             demo.as_ref(),
             &certificate,
             &[
-                driver.local_addr(),
+                shards.address(),
                 local(&http)?,
                 local(&https)?,
                 local(&admin)?,
@@ -109,40 +107,32 @@ impl Broker {
         let clock = WallClock::new(wall_now(), loaded.last_time, now);
         let directory = Arc::new(Directory::new(sealer, projects, &loaded));
         let presence = Arc::new(Presence::default());
-        let waker = driver.waker();
-        let mailbox = Arc::new(Mailbox::new(MAILBOX_MAX, Box::new(move || waker.wake())));
+        let mailboxes = shards.mailboxes();
         let settings = delivery_settings(&config);
         let (delivery, operations) = Delivery::new(
             settings,
             clock,
             Arc::clone(&directory),
             presence,
-            vec![Arc::clone(&mailbox)],
+            mailboxes.clone(),
             loaded,
         );
         let committer = Committer::new(Arc::clone(&delivery), store, now)?;
-        let sequencer = Arc::new(Sequencer::new(vec![mailbox]));
-        let stats = SharedStats::default();
+        let sequencer = Arc::new(Sequencer::new(mailboxes));
 
         let committer = spawn("petrel-store", move || committer.run(operations))?;
-        let shard = Shard::new(
-            ShardId(0),
-            ShardSettings {
-                hello_timeout: config.session.hello_timeout,
-                keep_alive: config.quic.keep_alive,
-            },
-            Arc::clone(&delivery),
-            Arc::clone(&sequencer),
-            stats.clone(),
-        );
-        let shards = vec![spawn("petrel-shard-0", move || run_shard(driver, shard))?];
+        let shard_settings = ShardSettings {
+            hello_timeout: config.session.hello_timeout,
+            keep_alive: config.quic.keep_alive,
+        };
+        let shards = shards.start(shard_settings, &delivery, &sequencer)?;
 
         let readiness = Arc::new(Readiness::new());
         let drain_asked = Arc::new(Notify::new());
         let permits = Arc::new(Semaphore::new(config.http.permits));
         let gauges = Gauges::new(
             Arc::clone(&delivery),
-            stats,
+            shards.stats,
             Arc::clone(&permits),
             config.http.permits,
         );
@@ -181,7 +171,7 @@ impl Broker {
         ));
         let chores = vec![
             tokio::spawn(watch_clock(Arc::clone(&delivery))),
-            tokio::spawn(renew_certificate(certificate)),
+            tokio::spawn(renew_certificate(Arc::clone(&certificate))),
         ];
         warn_of_exposure(&config, demo.is_some());
         data_dir.write_ready(&ready)?;
@@ -192,13 +182,14 @@ impl Broker {
             ready,
             readiness,
             delivery,
+            certificate,
             drain_asked,
             stop_servers,
             stop_admin,
             servers,
             admin,
             chores,
-            shards,
+            shards: shards.threads,
             committer,
         })
     }
@@ -207,6 +198,24 @@ impl Broker {
     #[must_use]
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Reads the certificate's files again and shows what they hold, to devices and over HTTPS. Connections that exist
+    /// keep what they saw. Files that cannot be used are logged with the way out, and the certificate in force stays.
+    ///
+    /// # Cancel safety
+    /// The files are read to the end.
+    pub async fn reload_certificate(&self) {
+        let certificate = Arc::clone(&self.certificate);
+        let reloaded = tokio::task::spawn_blocking(move || certificate.reload(SystemTime::now()));
+        match reloaded.await {
+            Ok(Ok(true)) => tracing::info!("the certificate was read again and is another one"),
+            Ok(Ok(false)) => tracing::info!("the certificate was read again and is the same"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the certificate was not reloaded: the one in force stays");
+            }
+            Err(_) => tracing::error!("reloading the certificate failed badly; please report it"),
+        }
     }
 
     /// Returns when a drain was asked for through the admin port.
@@ -232,13 +241,17 @@ impl Broker {
         let _ = tokio::time::timeout(patience, self.delivery.flush()).await;
         let _ = self.stop_servers.send(true);
         let online = self.delivery.presence().online();
-        let rate = f64::from(self.config.drain.reconnect_rate);
-        let spread = Duration::from_secs_f64(online as f64 / rate);
-        tracing::info!(online, ?spread, "draining");
+        let per_second = self.config.drain.reconnect_rate;
+        tracing::info!(
+            online,
+            per_second,
+            "draining: devices are told when to return"
+        );
+        let returns = Arc::new(Returns::new(per_second));
         for mailbox in self.delivery.mailboxes() {
             // Once for each shard.
             mailbox.push_bounded_elsewhere(Command::Drain {
-                spread,
+                returns: Arc::clone(&returns),
                 ack_wait: self.config.drain.ack_wait,
             });
         }
@@ -309,13 +322,6 @@ where
             }
         })
         .map_err(StartError::Thread)
-}
-
-async fn run_shard(driver: Driver, shard: Shard) {
-    if let Err(error) = driver.run(shard).await {
-        tracing::error!(%error, "the shard's socket failed: the process ends; start it again");
-        std::process::abort();
-    }
 }
 
 async fn join_all(threads: Vec<JoinHandle<()>>) {

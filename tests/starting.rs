@@ -11,7 +11,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::Broker;
+use common::{Broker, eventually};
 
 /// Runs `petrel` to its end.
 fn petrel(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -64,6 +64,35 @@ fn a_taken_port_is_named_with_its_key() {
         &petrel(directory.path(), &http, &[]),
         &["http.listen", &taken, "port 0"],
     );
+}
+
+/// No system grants a gigabyte unless it was told to.
+#[tokio::test]
+async fn small_socket_buffers_are_named_with_what_to_say_to_the_system() {
+    let broker = Broker::with_config("[quic]\nshards = 2\nsocket_buffer = \"1GiB\"\n");
+    for line in [
+        "sysctl -w net.core.rmem_max=1073741824",
+        "sysctl -w net.core.wmem_max=1073741824",
+    ] {
+        // Once, not once for each shard. It may take a moment from the broker's stderr to here.
+        eventually(line, async || broker.logged().matches(line).count() == 1).await;
+    }
+}
+
+/// Its shards share the port among themselves; a second broker must not get a share.
+#[test]
+fn a_second_broker_does_not_join_the_shards_of_the_first() {
+    for (first, second) in [("4", "4"), ("2", "1"), ("1", "3")] {
+        let broker = Broker::with_config(&format!("[quic]\nshards = {first}\n"));
+        let taken = broker.ready.quic.to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let mut quic = FREE;
+        quic[2] = &taken;
+        check(
+            &petrel(directory.path(), &quic, &[("PETREL_QUIC__SHARDS", second)]),
+            &["quic.listen", &taken, "in use", "port 0"],
+        );
+    }
 }
 
 #[test]

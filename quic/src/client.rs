@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use quinn_proto::crypto::rustls::QuicClientConfig;
-
-use crate::{ConfigError, Limits, shard::setup};
+use crate::{ConfigError, Limits, handover::ClientCrypto, shard::setup};
 
 /// What the client role needs for [`connect`](crate::ShardCore::connect); cheap to clone, shared by any number of
 /// connections.
@@ -28,7 +26,7 @@ impl ClientSetup {
             ));
         }
         let crypto =
-            QuicClientConfig::try_from(tls).map_err(|error| ConfigError::Tls(error.to_string()))?;
+            ClientCrypto::new(&tls).map_err(|error| ConfigError::Tls(error.to_string()))?;
         let mut inner = quinn_proto::ClientConfig::new(Arc::new(crypto));
         // The server opens no streams.
         inner.transport_config(Arc::new(setup::transport(limits, 0)));

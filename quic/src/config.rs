@@ -18,6 +18,18 @@ pub struct ShardConfig {
     pub limits: Limits,
     /// Which shard this is.
     pub shard: ShardIndex,
+    /// Who serves connections that are established and quiet.
+    pub engine: Engine,
+}
+
+/// Who serves a connection once it is established and quiet. Applications see no difference but the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// The resident engine: some 450 bytes for each.
+    #[default]
+    Resident,
+    /// The handshake engine, to the end: some 12 KB for each.
+    Proto,
 }
 
 /// What a server shows to its clients.
@@ -93,6 +105,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// From the first packet to [`Opened`](crate::Event::Opened), else the connection is forgotten. Default 10 s.
     pub handshake_timeout: Duration,
+    /// A connection stays with the handshake engine for at least so long after it opened. 0, the default, is best; tests
+    /// try others.
+    pub hand_over_after: Duration,
     /// How many bytes a peer may have on the way to us (RFC 9000 §4.1). Worst case of what a connection buffers
     /// that arrives out of order. Default 16 KiB.
     pub receive_window_bytes: u32,
@@ -129,6 +144,7 @@ impl Default for Limits {
         Self {
             idle_timeout: Duration::from_secs(600),
             handshake_timeout: Duration::from_secs(10),
+            hand_over_after: Duration::ZERO,
             receive_window_bytes: 16 << 10,
             send_window_bytes: 16 << 10,
             udp_payload_bytes_max: 1472,

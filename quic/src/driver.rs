@@ -1,4 +1,6 @@
-//! The loop that joins a [`ShardCore`] with a socket and an application. The only place that knows tokio.
+//! Joins [`ShardCore`]s with sockets and an application: one shard with a port of its own, or a group that shares one.
+
+mod running;
 
 use std::{
     io,
@@ -9,21 +11,15 @@ use std::{
 
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
-use tokio::{net::UdpSocket, sync::Notify, time::sleep_until};
+use tokio::sync::Notify;
 
+use self::running::Running;
 use crate::{
-    ConfigError, Event, ShardConfig, ShardCore, SocketBuffers, Stats, Transmit,
-    socket::{Sent, Socket},
+    ConfigError, Event, ShardConfig, ShardCore, ShardIndex, SocketBuffers, Stats,
+    forward::Postbox,
+    group,
+    socket::{Sharing, Socket},
 };
-
-/// Batches fetched from the socket in one turn.
-const BATCHES_PER_TURN: usize = 4;
-/// Events given to the application in one turn.
-const EVENTS_PER_TURN: usize = 4096;
-/// Transmits in one turn.
-const TRANSMITS_PER_TURN: usize = 1024;
-/// Datagrams in one transmit, where the system can split them. The send window has no use for more.
-const GSO_SEGMENTS_MAX: usize = 10;
 
 /// What runs on a shard. All calls come from the driver's task; none may block.
 pub trait App {
@@ -64,6 +60,20 @@ pub struct DriverConfig {
     pub buffers: SocketBuffers,
     /// How long a stop may take to tell peers that they were closed. Default 2 s.
     pub stop_timeout: Duration,
+    /// How datagrams find their shard in a group. Default [`Steering::ByKernel`].
+    pub steering: Steering,
+}
+
+/// How datagrams find their shard in a group ([`Driver::bind_group`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Steering {
+    /// The kernel chooses by the connection ID, and shards hand over what it chose wrongly. Where it cannot be told to,
+    /// binding logs a warning and goes on as [`ByForwarding`](Self::ByForwarding).
+    #[default]
+    ByKernel,
+    /// The kernel chooses by addresses, and shards hand over to each other. Costs CPU for all but one of as many
+    /// datagrams as there are shards: for tests and comparisons.
+    ByForwarding,
 }
 
 impl DriverConfig {
@@ -77,6 +87,7 @@ impl DriverConfig {
                 send_bytes: 4 << 20,
             },
             stop_timeout: Duration::from_secs(2),
+            steering: Steering::default(),
         }
     }
 }
@@ -115,6 +126,9 @@ impl Waker {
 pub struct Driver {
     core: ShardCore,
     socket: Socket,
+    shard: ShardIndex,
+    /// The way to its siblings, if it has any.
+    postbox: Option<Postbox>,
     local_addr: SocketAddr,
     buffers: SocketBuffers,
     stop_timeout: Duration,
@@ -122,12 +136,74 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Binds the socket. Works on any thread, with or without a runtime.
+    /// Binds a shard that has the port to itself. Works on any thread, with or without a runtime.
     ///
     /// # Errors
     ///
     /// See [`BindError`]. A port in use is an error even if the other process is of the same user.
     pub fn bind(addr: SocketAddr, config: &DriverConfig) -> Result<Self, BindError> {
+        let io = |source| BindError::Io { addr, source };
+        let socket = Socket::bind(
+            addr,
+            Sharing::Alone,
+            config.buffers,
+            config.shard.limits.udp_payload_bytes_max,
+        )
+        .map_err(io)?;
+        Self::around(socket, config.shard.shard, addr, config)
+    }
+
+    /// Binds `shards` shards, 1 to 256, that share a port; the drivers come in the order of their numbers.
+    ///
+    /// Each takes its [`ShardIndex`] from its place, whatever the configuration says; the limits hold for each by
+    /// itself. All of them have to run, and each has to run on a thread of its own: what arrives at one may be another's.
+    /// When one stops, the others serve on, and what comes for the stopped one is dropped.
+    ///
+    /// A client's attempt to connect goes to the shard that its own random byte names, so connections spread evenly where
+    /// `shards` divides 256 or is far below it. A peer's stateless reset (RFC 9000 §10.3) is random where others have the
+    /// ID, so it may reach a shard that has not heard of the connection: its own shard then waits for the idle timeout.
+    /// For clients, to whom resets matter, [`bind`](Self::bind) a port for each shard.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`]. A port in use is an error even if the other process is of the same user and shares it.
+    pub fn bind_group(
+        addr: SocketAddr,
+        config: &DriverConfig,
+        shards: u16,
+    ) -> Result<Vec<Self>, BindError> {
+        // Checks the number, before anything is bound.
+        ShardIndex::new(0, shards)?;
+        let io = |source| BindError::Io { addr, source };
+        let payload_bytes_max = config.shard.limits.udp_payload_bytes_max;
+        let sockets = group::bind(
+            addr,
+            shards,
+            config.steering,
+            config.buffers,
+            payload_bytes_max,
+        )
+        .map_err(io)?;
+        let mut drivers = Vec::with_capacity(sockets.len());
+        for (index, socket) in (0..=u8::MAX).zip(sockets) {
+            let shard = ShardIndex::new(index, shards)?;
+            drivers.push(Self::around(socket, shard, addr, config)?);
+        }
+        if shards > 1 {
+            let wakers: Vec<_> = drivers.iter().map(|d| Arc::clone(&d.notify)).collect();
+            for (driver, postbox) in drivers.iter_mut().zip(Postbox::group(wakers)) {
+                driver.postbox = Some(postbox);
+            }
+        }
+        Ok(drivers)
+    }
+
+    fn around(
+        socket: Socket,
+        shard: ShardIndex,
+        addr: SocketAddr,
+        config: &DriverConfig,
+    ) -> Result<Self, BindError> {
         let io = |source| BindError::Io { addr, source };
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).map_err(|_| {
@@ -135,21 +211,26 @@ impl Driver {
                 "the operating system gives no random bytes",
             ))
         })?;
-        let core = ShardCore::new(&config.shard, seed, Instant::now())?;
-        let socket = Socket::bind(
-            addr,
-            config.buffers,
-            config.shard.limits.udp_payload_bytes_max,
-        )
-        .map_err(io)?;
+        let config_of_shard = ShardConfig {
+            shard,
+            ..config.shard.clone()
+        };
         Ok(Self {
-            core,
+            core: ShardCore::new(&config_of_shard, seed, Instant::now())?,
+            shard,
+            postbox: None,
             local_addr: socket.local_addr().map_err(io)?,
             buffers: socket.granted().map_err(io)?,
             socket,
             stop_timeout: config.stop_timeout,
             notify: Arc::new(Notify::new()),
         })
+    }
+
+    /// The shard's number, and how many siblings there are.
+    #[must_use]
+    pub fn shard(&self) -> ShardIndex {
+        self.shard
     }
 
     /// The address the socket is bound to.
@@ -185,155 +266,13 @@ impl Driver {
     /// Dropping the future drops application and connections; peers are not told and learn it by a stateless reset
     /// or their idle timeout.
     pub async fn run<A: App>(self, app: A) -> io::Result<(A, Stats)> {
-        let Self {
-            core,
-            socket,
-            stop_timeout,
-            notify,
-            ..
-        } = self;
-        let mut running = Running {
-            core,
-            socket: socket.into_tokio()?,
-            app,
-            notify,
-            refused: None,
-            payload: Vec::new(),
-        };
-        loop {
-            let now = Instant::now();
-            let received = running.receive(now)?;
-            running.fire_timers(now);
-            running.give_events(now);
-            let turn = running.app.handle_turn(&mut running.core, now);
-            running.transmit(now);
-            if turn == Turn::Stop {
-                running.flush(now + stop_timeout).await?;
-                let stats = running.core.stats();
-                return Ok((running.app, stats));
-            }
-            let waiting_for_socket = running.refused.is_some();
-            if turn == Turn::Busy
-                || received
-                || running.core.has_events()
-                || (running.core.has_transmits() && !waiting_for_socket)
-            {
-                tokio::task::yield_now().await;
-            } else {
-                running.sleep().await?;
-            }
-        }
-    }
-}
-
-struct Running<A> {
-    core: ShardCore,
-    socket: Socket<UdpSocket>,
-    app: A,
-    notify: Arc<Notify>,
-    /// The transmit that the socket refused. While there is one the core is asked for no other, so one place is
-    /// enough for all that can be refused.
-    refused: Option<Transmit>,
-    /// Payload of the transmit at hand, or of the refused one.
-    payload: Vec<u8>,
-}
-
-impl<A: App> Running<A> {
-    /// Fetches datagrams without asking whether there are any: on a busy shard there are.
-    fn receive(&mut self, now: Instant) -> io::Result<bool> {
-        let core = &mut self.core;
-        let socket = &mut self.socket;
-        let mut received = false;
-        for _ in 0..BATCHES_PER_TURN {
-            if socket.receive(|datagram| core.handle_datagram(now, datagram))? == 0 {
-                break;
-            }
-            received = true;
-        }
-        Ok(received)
+        let stop_timeout = self.stop_timeout;
+        Running::new(self, app)?.run(stop_timeout).await
     }
 
-    fn fire_timers(&mut self, now: Instant) {
-        // Also when nothing is due: it sets the clock that this turn's commands start their timers by. A `close` after a
-        // long sleep would else be over before it began, and the peer's answer would meet a stateless reset.
-        self.core.handle_timeout(now);
-        if self.app.poll_timeout().is_some_and(|at| at <= now) {
-            self.app.handle_timeout(&mut self.core, now);
-        }
-    }
-
-    fn give_events(&mut self, now: Instant) {
-        for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.core.poll_event() else {
-                return;
-            };
-            self.app.handle_event(&mut self.core, now, event);
-        }
-    }
-
-    fn transmit(&mut self, now: Instant) {
-        let socket = &self.socket;
-        if let Some(transmit) = self.refused.take() {
-            let sent = socket.send(&transmit, &self.payload);
-            self.core.note_sent(sent);
-            if sent == Sent::Blocked {
-                self.refused = Some(transmit);
-                return;
-            }
-        }
-        self.core
-            .set_gso_segments_max(socket.gso_segments_max().min(GSO_SEGMENTS_MAX));
-        for _ in 0..TRANSMITS_PER_TURN {
-            self.payload.clear();
-            let Some(transmit) = self.core.poll_transmit(now, &mut self.payload) else {
-                return;
-            };
-            let sent = socket.send(&transmit, &self.payload);
-            self.core.note_sent(sent);
-            if sent == Sent::Blocked {
-                self.refused = Some(transmit);
-                return;
-            }
-        }
-    }
-
-    /// Until something comes, can be sent, is due, or somebody wakes us.
-    async fn sleep(&mut self) -> io::Result<()> {
-        let deadline = [self.core.poll_timeout(), self.app.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min();
-        let timer = async {
-            match deadline {
-                Some(at) => sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = self.socket.readable() => ready?,
-            ready = self.socket.writable(), if self.refused.is_some() => ready?,
-            () = self.notify.notified() => {}
-            () = timer => {}
-        }
-        Ok(())
-    }
-
-    /// Sends what is left to send, at the longest until `deadline`.
-    async fn flush(&mut self, deadline: Instant) -> io::Result<()> {
-        loop {
-            let now = Instant::now();
-            self.transmit(now);
-            if now >= deadline || (self.refused.is_none() && !self.core.has_transmits()) {
-                return Ok(());
-            }
-            if self.refused.is_some() {
-                tokio::select! {
-                    ready = self.socket.writable() => ready?,
-                    () = sleep_until(deadline.into()) => {}
-                }
-            } else {
-                tokio::task::yield_now().await;
-            }
-        }
+    /// Makes the socket refuse all but every `served_every`th call to send, as a system without memory does.
+    #[cfg(feature = "sim")]
+    pub fn starve(&mut self, served_every: u32) {
+        self.socket.stutter.served_every = served_every;
     }
 }

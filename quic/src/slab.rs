@@ -90,6 +90,16 @@ impl<T> Slab<T> {
         }
     }
 
+    /// The value in a slot, whatever its generation.
+    pub(crate) fn at(&self, index: u32) -> Option<&T> {
+        let index = index as usize;
+        let slot = self
+            .pages
+            .get(index / PAGE_SLOTS)?
+            .get(index % PAGE_SLOTS)?;
+        slot.value.as_ref()
+    }
+
     /// The value in a slot and its ID, whatever its generation.
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<(ConnId, &mut T)> {
         let slot = self.slot_mut(index)?;

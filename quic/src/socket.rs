@@ -1,17 +1,22 @@
-//! The UDP socket of a shard: many datagrams a system call in, one transmit a call out.
+//! The UDP socket of a shard: many datagrams a system call in, many out.
+
+pub(crate) mod syscall;
 
 use std::{
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use tokio::io::Interest;
-use tracing::trace;
 
-use crate::{Ecn, Received, Transmit};
+use self::syscall::Envelopes;
+use crate::{
+    Ecn, Received,
+    out_ring::{Flush, OutRing},
+};
 
 /// The largest buffer the kernel can fill with coalesced segments (GRO): an IP packet's worth.
 const GRO_BYTES_MAX: usize = 65_535;
@@ -25,7 +30,7 @@ pub struct SocketBuffers {
     pub send_bytes: usize,
 }
 
-/// A bound socket and its receive buffers, which are allocated once.
+/// A bound socket and its buffers, which are allocated once.
 ///
 /// Reading and writing never wait, whether `Io` belongs to a runtime or not.
 pub(crate) struct Socket<Io = UdpSocket> {
@@ -33,24 +38,56 @@ pub(crate) struct Socket<Io = UdpSocket> {
     state: UdpSocketState,
     buffers: Box<[u8]>,
     buffer_bytes: usize,
+    envelopes: Envelopes,
+    /// Datagrams that one message out may hold; 1 from the first time that a device cannot cut it.
+    segments_max: usize,
+    #[cfg(feature = "sim")]
+    pub(crate) stutter: Stutter,
 }
 
-/// What became of a transmit.
+/// A socket that starves on purpose, for tests: loopback is never full by itself.
+#[cfg(feature = "sim")]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stutter {
+    /// Every how many calls one is served; 0: all are.
+    pub(crate) served_every: u32,
+    calls: u32,
+}
+
+#[cfg(feature = "sim")]
+impl Stutter {
+    /// Whether this call is to be refused.
+    fn refuses(&mut self) -> bool {
+        self.calls = self.calls.wrapping_add(1);
+        self.served_every > 1 && !self.calls.is_multiple_of(self.served_every)
+    }
+}
+
+/// How a socket is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody else may have the port, now or later.
+    Alone,
+    /// Joins those of the same user that share the port, if they let it (`SO_REUSEPORT`).
+    Joining,
+}
+
+/// What became of a message: of a transmit, or of several that were joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// Gone.
     Yes,
-    /// The socket is full.
+    /// The socket takes no more now; the message waits.
     Blocked,
     /// The system does not want it: for QUIC that is a lost datagram.
     Failed,
 }
 
 impl Socket {
-    /// Binds without `SO_REUSEPORT`: a second process has to fail with "address in use" instead of taking half of the
-    /// packets.
+    /// Binds a socket with buffers for payloads of this size.
     pub(crate) fn bind(
         addr: SocketAddr,
+        sharing: Sharing,
         wanted: SocketBuffers,
         payload_bytes_max: u16,
     ) -> io::Result<Self> {
@@ -62,6 +99,7 @@ impl Socket {
         // The kernel caps what it grants; `granted` tells.
         raw.set_recv_buffer_size(wanted.receive_bytes)?;
         raw.set_send_buffer_size(wanted.send_bytes)?;
+        raw.set_reuse_port(sharing == Sharing::Joining)?;
         raw.bind(&addr.into())?;
         let io = UdpSocket::from(raw);
         let state = UdpSocketState::new((&io).into())?;
@@ -69,10 +107,19 @@ impl Socket {
             (usize::from(payload_bytes_max) * state.gro_segments()).min(GRO_BYTES_MAX);
         Ok(Self {
             io,
-            state,
             buffers: vec![0; buffer_bytes * BATCH_SIZE].into(),
             buffer_bytes,
+            envelopes: Envelopes::new(),
+            segments_max: state.max_gso_segments(),
+            state,
+            #[cfg(feature = "sim")]
+            stutter: Stutter::default(),
         })
+    }
+
+    /// Lets others join the port of a socket that was bound alone.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        SockRef::from(&self.io).set_reuse_port(true)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -95,7 +142,17 @@ impl Socket {
             state: self.state,
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
+            envelopes: self.envelopes,
+            segments_max: self.segments_max,
+            #[cfg(feature = "sim")]
+            stutter: self.stutter,
         })
+    }
+}
+
+impl<Io: AsFd> AsFd for Socket<Io> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
     }
 }
 
@@ -124,8 +181,9 @@ impl Socket<tokio::net::UdpSocket> {
 }
 
 impl<Io: AsFd> Socket<Io> {
+    /// Datagrams that one message may hold (GSO), at least 1. May fall while the socket lives.
     pub(crate) fn gso_segments_max(&self) -> usize {
-        self.state.max_gso_segments()
+        self.segments_max
     }
 
     /// Fetches what has come, at most one batch, and hands out its segments one by one.
@@ -164,25 +222,34 @@ impl<Io: AsFd> Socket<Io> {
         Ok(filled)
     }
 
-    pub(crate) fn send(&self, transmit: &Transmit, contents: &[u8]) -> Sent {
-        let result = self.state.try_send(
-            (&self.io).into(),
-            &quinn_udp::Transmit {
-                destination: transmit.destination,
-                ecn: transmit.ecn.map(ecn_out),
-                contents,
-                segment_size: transmit.segment_size,
-                src_ip: transmit.src_ip,
+    /// Sends what waits, without waiting itself; the fate of each message is noted.
+    pub(crate) fn flush(&mut self, ring: &mut OutRing, note: impl FnMut(Sent)) -> Flush {
+        let Self {
+            io,
+            envelopes,
+            segments_max,
+            #[cfg(feature = "sim")]
+            stutter,
+            ..
+        } = self;
+        ring.flush(
+            |ring| {
+                #[cfg(feature = "sim")]
+                if stutter.refuses() {
+                    return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+                }
+                let result = envelopes.send(io.as_fd(), ring.waiting());
+                // The device will not learn to cut; a segment that does not fit one way (EINVAL) says nothing of others.
+                if result
+                    .as_ref()
+                    .is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
+                {
+                    *segments_max = 1;
+                }
+                result
             },
-        );
-        match result {
-            Ok(()) => Sent::Yes,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
-            Err(error) => {
-                trace!(destination = %transmit.destination, %error, "datagram not sent");
-                Sent::Failed
-            }
-        }
+            note,
+        )
     }
 }
 
@@ -194,67 +261,165 @@ fn ecn_in(ecn: quinn_udp::EcnCodepoint) -> Ecn {
     }
 }
 
-fn ecn_out(ecn: Ecn) -> quinn_udp::EcnCodepoint {
-    match ecn {
-        Ecn::Ect0 => quinn_udp::EcnCodepoint::Ect0,
-        Ecn::Ect1 => quinn_udp::EcnCodepoint::Ect1,
-        Ecn::Ce => quinn_udp::EcnCodepoint::Ce,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use super::*;
+    use crate::Transmit;
 
     const WANTED: SocketBuffers = SocketBuffers {
         receive_bytes: 64 << 10,
         send_bytes: 64 << 10,
     };
 
+    fn socket_at(ip: IpAddr) -> Socket {
+        Socket::bind((ip, 0).into(), Sharing::Alone, WANTED, 1472).unwrap()
+    }
+
+    fn socket() -> Socket {
+        socket_at(Ipv4Addr::LOCALHOST.into())
+    }
+
     #[test]
     fn a_port_that_is_taken_is_an_error() {
-        let first = Socket::bind((Ipv4Addr::LOCALHOST, 0).into(), WANTED, 1472).unwrap();
-        let error = Socket::bind(first.local_addr().unwrap(), WANTED, 1472)
-            .err()
-            .unwrap();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let first = socket();
+        for sharing in [Sharing::Alone, Sharing::Joining] {
+            let error = Socket::bind(first.local_addr().unwrap(), sharing, WANTED, 1472)
+                .err()
+                .unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
     }
 
     #[test]
     fn says_what_the_kernel_granted() {
-        let socket = Socket::bind((Ipv4Addr::LOCALHOST, 0).into(), WANTED, 1472).unwrap();
-        assert_eq!(socket.granted().unwrap(), WANTED);
+        assert_eq!(socket().granted().unwrap(), WANTED);
+    }
+
+    /// Sends transmits in one flush; what arrives at `receivers` must be their segments, in order, with their marks.
+    fn check(sender: &mut Socket, receivers: &mut [Socket], transmits: &[(Transmit, Vec<u8>)]) {
+        let mut ring = OutRing::default();
+        for (transmit, payload) in transmits {
+            ring.payloads().extend_from_slice(payload);
+            ring.push(*transmit, sender.gso_segments_max());
+        }
+        let flush = sender.flush(&mut ring, |sent| assert_eq!(sent, Sent::Yes));
+        assert_eq!(flush, Flush::Done);
+        for receiver in receivers {
+            let to = receiver.local_addr().unwrap();
+            let expect: Vec<_> = transmits
+                .iter()
+                .filter(|(transmit, _)| transmit.destination.port() == to.port())
+                .flat_map(|(transmit, payload)| {
+                    let ecn = transmit.ecn;
+                    transmit.segments(payload).map(move |s| (s.to_vec(), ecn))
+                })
+                .collect();
+            let mut got = Vec::new();
+            let from = sender.local_addr().unwrap().port();
+            // Loopback delivers before the call returns.
+            while receiver
+                .receive(|d| {
+                    assert_eq!(d.remote.port(), from);
+                    got.push((d.payload.to_vec(), d.ecn));
+                })
+                .unwrap()
+                > 0
+            {}
+            assert!(got == expect, "{} of {}", got.len(), expect.len());
+        }
+    }
+
+    fn to(receiver: &Socket, bytes: usize) -> Transmit {
+        Transmit {
+            destination: receiver.local_addr().unwrap(),
+            src_ip: None,
+            ecn: None,
+            segment_size: None,
+            bytes,
+        }
     }
 
     #[test]
     fn segments_come_out_as_they_were_sent() {
-        let mut receiver = Socket::bind((Ipv4Addr::LOCALHOST, 0).into(), WANTED, 1472).unwrap();
-        let sender = Socket::bind((Ipv4Addr::LOCALHOST, 0).into(), WANTED, 1472).unwrap();
+        let (mut sender, mut receiver) = (socket(), socket());
         assert_eq!(receiver.receive(|_| panic!("nothing was sent")).unwrap(), 0);
         let contents: Vec<u8> = (0..250u8).collect();
         let transmit = Transmit {
-            destination: receiver.local_addr().unwrap(),
-            src_ip: None,
+            src_ip: Some(Ipv4Addr::LOCALHOST.into()),
             ecn: Some(Ecn::Ect0),
             segment_size: (sender.gso_segments_max() > 2).then_some(100),
-            bytes: contents.len(),
+            ..to(&receiver, contents.len())
         };
-        assert_eq!(sender.send(&transmit, &contents), Sent::Yes);
-        let mut got = Vec::new();
-        // Loopback delivers before the call returns.
-        while got.len() < transmit.datagrams() {
-            receiver
-                .receive(|d| got.push((d.payload.to_vec(), d.ecn, d.remote)))
-                .unwrap();
-        }
-        assert!(
-            got.iter()
-                .map(|d| &d.0[..])
-                .eq(transmit.segments(&contents))
+        check(
+            &mut sender,
+            std::slice::from_mut(&mut receiver),
+            &[(transmit, contents)],
         );
-        assert!(got.iter().all(|d| d.1 == Some(Ecn::Ect0)));
-        assert!(got.iter().all(|d| d.2 == sender.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn a_batch_to_many_destinations_arrives_exactly() {
+        let mut sender = socket();
+        let mut receivers: Vec<Socket> = (0..7).map(|_| socket()).collect();
+        let marks = [None, Some(Ecn::Ect0), Some(Ecn::Ect1), Some(Ecn::Ce)];
+        let transmits: Vec<_> = (0..200usize)
+            .map(|n| {
+                let payload = vec![n as u8; 1 + n * 7 % 1472];
+                // Runs of two and three to one destination.
+                let transmit = Transmit {
+                    ecn: marks[n / 3 % 4],
+                    ..to(&receivers[n / 3 % 7], payload.len())
+                };
+                (transmit, payload)
+            })
+            .collect();
+        check(&mut sender, &mut receivers, &transmits);
+    }
+
+    #[test]
+    fn ipv6_and_mapped_ipv4_addresses_carry_marks_as_well() {
+        let mut sender = socket_at(Ipv6Addr::UNSPECIFIED.into());
+        let mut receivers = [socket(), socket_at(Ipv6Addr::LOCALHOST.into())];
+        let mapped = |addr: SocketAddr| match addr.ip() {
+            IpAddr::V4(ip) => (ip.to_ipv6_mapped(), addr.port()).into(),
+            IpAddr::V6(_) => addr,
+        };
+        let transmits: Vec<_> = receivers
+            .iter()
+            .map(|receiver| {
+                let transmit = Transmit {
+                    destination: mapped(receiver.local_addr().unwrap()),
+                    ecn: Some(Ecn::Ce),
+                    ..to(receiver, 3)
+                };
+                (transmit, vec![1, 2, 3])
+            })
+            .collect();
+        check(&mut sender, &mut receivers, &transmits);
+    }
+
+    #[test]
+    fn a_destination_that_cannot_be_reached_takes_no_other_along() {
+        let (mut sender, mut receiver) = (socket(), socket());
+        let mut ring = OutRing::default();
+        for number in 0..9u8 {
+            let mut transmit = to(&receiver, 1);
+            if number % 3 == 1 {
+                // Another family, which this socket cannot send to.
+                transmit.destination = (Ipv6Addr::LOCALHOST, 9).into();
+            }
+            ring.payloads().push(number);
+            ring.push(transmit, 1);
+        }
+        let mut noted = Vec::new();
+        let flush = sender.flush(&mut ring, |sent| noted.push(sent));
+        assert_eq!(flush, Flush::Done);
+        let failed = noted.iter().filter(|sent| **sent == Sent::Failed).count();
+        assert_eq!((noted.len(), failed), (9, 3));
+        let mut got = Vec::new();
+        while receiver.receive(|d| got.push(d.payload[0])).unwrap() > 0 {}
+        assert_eq!(got, [0, 2, 3, 5, 6, 8]);
     }
 }

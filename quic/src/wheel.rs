@@ -129,6 +129,11 @@ impl Wheel {
         None
     }
 
+    /// Bytes of the pages.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        (self.pages.len() * PAGE_SLOTS * size_of::<Node>()) as u64
+    }
+
     /// A bucket whose time has come: coarse ones first, since their entries may be due at this very tick.
     fn due_bucket(&self) -> Option<usize> {
         (0..LEVELS).rev().find_map(|level| {

@@ -6,13 +6,13 @@ use petrel_quic::Stats;
 use tokio::sync::Semaphore;
 
 use crate::delivery::Delivery;
-use crate::shard::SharedStats;
+use crate::shard::{ShardStats, SharedStats};
 use crate::telemetry::{self, Metric};
 
 /// Knows where the numbers are.
 pub(super) struct Gauges {
     delivery: Arc<Delivery>,
-    shard: SharedStats,
+    shards: Vec<SharedStats>,
     permits: Arc<Semaphore>,
     permits_max: usize,
     reported: Mutex<Reported>,
@@ -28,13 +28,13 @@ struct Reported {
 impl Gauges {
     pub(super) fn new(
         delivery: Arc<Delivery>,
-        shard: SharedStats,
+        shards: Vec<SharedStats>,
         permits: Arc<Semaphore>,
         permits_max: usize,
     ) -> Self {
         Self {
             delivery,
-            shard,
+            shards,
             permits,
             permits_max,
             reported: Mutex::default(),
@@ -42,7 +42,7 @@ impl Gauges {
     }
 
     pub(super) fn refresh(&self) {
-        let stats = self.shard.read();
+        let stats = self.all_shards();
         let quic = stats.quic;
         let mailboxes = self.delivery.mailboxes().iter().map(|m| m.stats());
         let (depth, nudges) = mailboxes.fold((0, 0), |(depth, nudges), m| {
@@ -69,8 +69,18 @@ impl Gauges {
         telemetry::gauge_with(Metric::MemoryBytes, "broadcasts", broadcast_bytes);
         telemetry::gauge_with(Metric::MemoryBytes, "directory", directory_bytes);
         let held = quic.remainder_bytes + quic.event_bytes + quic.reply_bytes;
-        telemetry::gauge_with(Metric::MemoryBytes, "connections", held);
+        telemetry::gauge_with(Metric::MemoryBytes, "connections", quic.memory_bytes + held);
+        telemetry::gauge(Metric::QuicResidents, u64::from(quic.residents));
         self.count(&quic, nudges);
+    }
+
+    fn all_shards(&self) -> ShardStats {
+        self.shards
+            .iter()
+            .fold(ShardStats::default(), |mut sum, shard| {
+                sum.add(&shard.read());
+                sum
+            })
     }
 
     /// Brings the counters up to totals that only grow.
@@ -98,6 +108,14 @@ impl Gauges {
         telemetry::counter_with(Metric::QuicDatagrams, "received", received);
         telemetry::counter_with(Metric::QuicDatagrams, "sent", sent);
         telemetry::counter(Metric::QuicResetsSent, quic.resets_total - old.resets_total);
+        let handed_over = quic.forwarded_total - old.forwarded_total;
+        let dropped = quic.forwards_dropped_total - old.forwards_dropped_total;
+        telemetry::counter_with(Metric::QuicForwarded, "handed_over", handed_over);
+        telemetry::counter_with(Metric::QuicForwarded, "dropped", dropped);
+        let full = quic.sends_blocked_total - old.sends_blocked_total;
+        let failed = quic.sends_failed_total - old.sends_failed_total;
+        telemetry::counter_with(Metric::QuicSendsRefused, "full", full);
+        telemetry::counter_with(Metric::QuicSendsRefused, "failed", failed);
         telemetry::counter(Metric::ShardNudges, nudges - before.nudges);
     }
 }

@@ -1,18 +1,13 @@
-//! The parts that a broker is started from: sockets, store, projects, keys, settings.
+//! The parts that a broker is started from: TCP sockets, store, projects, keys, settings.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use petrel_core::queue::{FullPolicy, Limits};
 use petrel_core::{UnixMillis, Window};
-use petrel_protocol::{ALPN, SealKey, TokenSealer};
-use petrel_quic::{
-    Driver, DriverConfig, ServerSetup, ShardConfig, ShardIndex, SocketBuffers,
-    TRANSPORT_KEYS_BYTES, TransportKeys,
-};
+use petrel_protocol::{SealKey, TokenSealer};
 use tokio::net::TcpListener;
 
 use super::StartError;
@@ -21,53 +16,6 @@ use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCer
 use crate::delivery::{DeliverySettings, LogLimits};
 use crate::directory::{ProjectKeys, Projects};
 use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
-
-pub(super) fn bind_driver(
-    config: &Config,
-    keyring: &Keyring,
-    certificate: &Arc<ServerCertificate>,
-) -> Result<Driver, StartError> {
-    let stored = keyring.transport(TRANSPORT_KEYS_BYTES)?;
-    let keys = TransportKeys::from_bytes(stored.expose())?;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let limits = petrel_quic::Limits {
-        idle_timeout: config.quic.idle_timeout,
-        handshake_timeout: petrel_quic::Limits::default()
-            .handshake_timeout
-            .min(config.quic.idle_timeout),
-        connections_max: count(config.quic.connections_max),
-        handshakes_max: count(config.quic.handshakes_max),
-        retry_threshold: count(config.quic.retry_threshold),
-        ..petrel_quic::Limits::default()
-    };
-    let buffer = config.quic.socket_buffer.as_usize();
-    let driver_config = DriverConfig {
-        buffers: SocketBuffers {
-            receive_bytes: buffer,
-            send_bytes: buffer,
-        },
-        ..DriverConfig::new(ShardConfig {
-            server: Some(ServerSetup {
-                cert_resolver: Arc::clone(certificate) as _,
-                alpn: vec![ALPN.to_vec()],
-            }),
-            keys: Arc::new(keys),
-            limits,
-            shard: ShardIndex::SINGLE,
-        })
-    };
-    let driver = Driver::bind(config.quic.listen, &driver_config)?;
-    let granted = driver.buffers();
-    if granted.receive_bytes < buffer {
-        tracing::warn!(
-            asked = buffer,
-            granted = granted.receive_bytes,
-            "the system grants a smaller receive buffer; bursts may be lost and sent again. \
-             Way out: sysctl -w net.core.rmem_max={buffer} net.core.wmem_max={buffer}"
-        );
-    }
-    Ok(driver)
-}
 
 pub(super) async fn bind(
     key: &'static str,

@@ -1,4 +1,6 @@
 //! `petrel serve`: run the broker.
+//!
+//! SIGTERM and SIGINT drain it, a second one ends it at once. SIGHUP has it read its certificate again.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -117,16 +119,20 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // Before the broker is up, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let broker = tokio::select! {
         broker = Broker::start(config) => broker?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     announce(broker.ready())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = broker.drain_asked() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = broker.drain_asked() => break,
+            _ = hang_up.recv() => broker.reload_certificate().await,
+        }
     }
     tokio::select! {
         drained = broker.drain() => Ok(drained?),

@@ -14,7 +14,7 @@ use super::project::Projects;
 use super::show::Shown;
 use super::url::PublicUrl;
 use super::value::{ByteSize, Value};
-use super::words::{LogFormat, LogLevel, QueuePolicy, StoreEngine};
+use super::words::{LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
 
 /// One key of the table.
 #[derive(Clone, PartialEq, Debug)]
@@ -76,6 +76,7 @@ from_value! {
     Vec<String>: Value::Names(names) => Some(names.clone());
     StoreEngine: Value::Word(word) => Self::from_word(word);
     QueuePolicy: Value::Word(word) => Self::from_word(word);
+    QuicEngine: Value::Word(word) => Self::from_word(word);
     LogFormat: Value::Word(word) => Self::from_word(word);
     LogLevel: Value::Word(word) => Self::from_word(word);
 }
@@ -100,6 +101,9 @@ const fn size(min: u64, max: u64) -> Kind {
 const fn span(min_ms: u64, max_ms: u64) -> Kind {
     Kind::Span { min_ms, max_ms }
 }
+
+/// The place of a device keeps eight bits for its shard.
+const SHARDS_MAX: u64 = 255;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -181,6 +185,14 @@ keys! {
         listen: SocketAddr = Kind::Address, Some("127.0.0.1:7443"),
             "UDP address for devices. Port 0 picks a free one. Loopback, so that a first start exposes nothing.",
             "Beyond loopback, every device that reaches it can connect.";
+        shards: Option<usize> = count("shards", 1, SHARDS_MAX), None,
+            "Threads that serve devices, each with a socket of the same port. Not set: as many as there are CPU cores. \
+             Devices spread evenly over 2, 4, 8 or any small number.",
+            "Memory: socket and receive buffers of each, some 10 MiB. Too low: cores idle; too high: they take turns.";
+        engine: QuicEngine = Kind::Word(QuicEngine::WORDS), Some("resident"),
+            "Who serves a connection once it is established and quiet: the resident engine, or proto, the one that did its \
+             handshake, to the end. Devices see no difference.",
+            "proto: 12 KB of memory for each connection instead of half a KB.";
         idle_timeout: Duration = span(5 * SECOND, 6 * HOUR), Some("5m"),
             "A connection without a packet for this long is gone. Minutes, because each keep-alive costs battery.",
             "Longer: devices that left silently hold their memory longer and count as online.";
@@ -189,10 +201,12 @@ keys! {
              enough for one lost packet.",
             "Shorter: battery, and connections divided by this is the rate of packets per second when all is quiet.";
         connections_max: usize = count("connections", 1, 16_777_216), Some("2000000"),
-            "Devices connected at once; more are refused cheaply and told to come back later.",
+            "Devices connected at once, in equal parts for each shard; more are refused cheaply and told to come back \
+             later.",
             "Memory: some 350 B for a connection that rests, up to 20 KiB for one that does not.";
         handshakes_max: usize = count("handshakes", 1, 1_000_000), Some("4096"),
-            "Handshakes in progress at once; more are refused. Bounds the memory that strangers can take.",
+            "Handshakes in progress at once, in equal parts for each shard; more are refused. Bounds the memory that \
+             strangers can take.",
             "Memory: buffers and TLS state of each. Too low: devices wait longer when all come back at once.";
         retry_threshold: usize = count("handshakes", 1, 1_000_000), Some("1024"),
             "From so many handshakes in progress on, a device must prove its address first. At most \

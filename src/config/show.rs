@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::error::Origin;
 use super::keys::{Config, KEYS, Key, SECTIONS};
+use super::kind::Kind;
 use super::layers::Values;
 use super::value::Raw;
 
@@ -92,6 +93,7 @@ fn entry(key: &Key) -> String {
     // Writing to a String cannot fail.
     let _ = match default {
         Some(value) => writeln!(text, "{name} = {value}"),
+        None if matches!(key.kind, Kind::Count { .. }) => writeln!(text, "# {name} = …"),
         None => writeln!(text, "# {name} = \"…\""),
     };
     text

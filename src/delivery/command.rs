@@ -1,6 +1,8 @@
 //! What other threads tell a shard.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use petrel_core::Route;
@@ -103,9 +105,34 @@ pub enum Command {
     Walk(Arc<Broadcast>),
     /// Send all devices away and end.
     Drain {
-        /// Over how long their return is spread.
-        spread: std::time::Duration,
+        /// When each of them comes back; one plan for all shards.
+        returns: Arc<Returns>,
         /// How long to wait for the acks of what is in flight.
-        ack_wait: std::time::Duration,
+        ack_wait: Duration,
     },
+}
+
+/// Spreads the return of devices that are sent away: one after the other at a rate, whichever shard they leave from.
+#[derive(Debug)]
+pub struct Returns {
+    per_second: u32,
+    given: AtomicU64,
+}
+
+impl Returns {
+    /// So many devices a second; 0 counts as 1.
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
+        Self {
+            per_second: per_second.max(1),
+            given: AtomicU64::new(0),
+        }
+    }
+
+    /// After how long the next device comes back; the first one at once.
+    pub fn next(&self) -> Duration {
+        const MICROS: u64 = 1_000_000;
+        let nth = self.given.fetch_add(1, Ordering::Relaxed);
+        Duration::from_micros(nth.saturating_mul(MICROS) / u64::from(self.per_second))
+    }
 }

@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub use self::attach::{Busy, Wants};
 pub use self::broadcasts::{Broadcast, LogLimits};
-pub use self::command::{Batch, Command, Granted, Item, Refusal};
+pub use self::command::{Batch, Command, Granted, Item, Refusal, Returns};
 pub use self::committer::Committer;
 pub use self::ledger::{Balance, Ledger};
 pub use self::operation::Operation;

@@ -82,7 +82,9 @@ impl Shard {
                 shard.end(core, session, code, code.advice(), 0, now);
             }),
             Command::Walk(broadcast) => self.walks.push_back(Walk::new(broadcast)),
-            Command::Drain { spread, ack_wait } => self.begin_drain(core, spread, ack_wait, now),
+            Command::Drain { returns, ack_wait } => {
+                self.begin_drain(core, &returns, ack_wait, now);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use petrel_protocol::ErrorCode;
 use petrel_quic::ShardCore;
 
 use super::{CLOSING_GRACE, Shard};
+use crate::delivery::Returns;
 
 /// A drain under way.
 pub(super) struct Drain {
@@ -19,12 +20,12 @@ impl Drain {
 }
 
 impl Shard {
-    /// Tells every device to leave, and when to come back: evenly over `spread`, so that the return is no storm
-    /// (PROTO-32). What is in flight may still be acked.
+    /// Tells every device to leave, and when to come back, so that the return is no storm (PROTO-32). What is in flight
+    /// may still be acked.
     pub(super) fn begin_drain(
         &mut self,
         core: &mut ShardCore,
-        spread: Duration,
+        returns: &Returns,
         ack_wait: Duration,
         now: Instant,
     ) {
@@ -32,12 +33,9 @@ impl Shard {
         self.drain = Some(Drain {
             deadline: now + ack_wait.max(CLOSING_GRACE),
         });
-        let count = u32::try_from(self.session_count.max(1)).unwrap_or(u32::MAX);
         let connected: Vec<_> = self.sessions.iter().flatten().map(|s| s.conn).collect();
-        for (nth, conn) in connected.into_iter().enumerate() {
-            let nth = u32::try_from(nth).unwrap_or(u32::MAX);
-            let after = spread / count * nth;
-            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        for conn in connected {
+            let after_ms = u64::try_from(returns.next().as_millis()).unwrap_or(u64::MAX);
             self.with_session(core, conn, |shard, core, session| {
                 if let Some(frame) = session.protocol.reconnect(after_ms, "") {
                     shard.send(core, session, frame);

@@ -21,6 +21,15 @@ pub struct ShardStats {
     taken_at: Option<Instant>,
 }
 
+impl ShardStats {
+    /// Adds those of another shard.
+    pub fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.session_bytes += other.session_bytes;
+        self.quic += other.quic;
+    }
+}
+
 /// Where a shard leaves its statistics.
 #[derive(Clone, Debug, Default)]
 pub struct SharedStats(Arc<Mutex<ShardStats>>);

@@ -147,6 +147,8 @@ metrics! {
     ShardPanics = "petrel_shard_panics_total", Counter, Count;
         "Panics while one device was handled; each closed that device. Any is a fault of the broker."
 
+    QuicResidents = "petrel_quic_residents", Gauge, Count;
+        "Connections that the resident engine serves; the others are with the handshake engine."
     QuicConnections = "petrel_quic_connections", Gauge, Count;
         "QUIC connections, handshakes included."
     QuicHandshakes = "petrel_quic_handshakes_total", Counter, Count, "outcome" in [
@@ -157,6 +159,12 @@ metrics! {
     ]; "UDP datagrams, by direction."
     QuicResetsSent = "petrel_quic_resets_sent_total", Counter, Count;
         "Stateless resets: a device learned that its connection is gone."
+    QuicForwarded = "petrel_quic_forwarded_total", Counter, Count, "outcome" in [
+        "handed_over", "dropped",
+    ]; "Datagrams that came to another shard than their own. Many mean that the kernel does not steer; the log says why."
+    QuicSendsRefused = "petrel_quic_sends_refused_total", Counter, Count, "reason" in [
+        "full", "failed",
+    ]; "Sends that the system refused: full ones wait and are sent, failed ones are lost as on the way."
 
     FanoutWalks = "petrel_fanout_walks_total", Counter, Count;
         "Broadcasts that were walked over their audience."

@@ -116,11 +116,25 @@ impl Broker {
 
     /// Sends SIGTERM and returns at once.
     pub(crate) fn ask_to_end(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends SIGHUP and returns at once.
+    pub(crate) fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
+    fn signal(&self, name: &str) {
         let pid = self.process.child.id();
         let sent = Command::new("sh")
-            .args(["-c", &format!("kill -TERM {pid}")])
+            .args(["-c", &format!("kill -{name} {pid}")])
             .status();
-        assert!(sent.unwrap().success(), "SIGTERM to {pid}");
+        assert!(sent.unwrap().success(), "SIG{name} to {pid}");
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        self.process.stderr()
     }
 
     /// Waits for the process to end by itself.

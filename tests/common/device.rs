@@ -54,9 +54,14 @@ impl RawDevice {
 
     /// A registration, maybe one that exists.
     pub(crate) async fn register_as(broker: &Broker, register: Register) -> Self {
+        Self::register_over(Wire::open(broker).await, register).await
+    }
+
+    /// The same on a connection of one's own.
+    pub(crate) async fn register_over(wire: Wire, register: Register) -> Self {
         let secret = register.secret.clone();
         let session = DeviceSession::register(register);
-        Self::open(Wire::open(broker).await, session, secret, String::new()).await
+        Self::open(wire, session, secret, String::new()).await
     }
 
     /// A new session of this registration; the present one is left as it is.

@@ -90,6 +90,11 @@ impl Wire {
         edit: impl FnOnce(&mut TransportConfig),
     ) -> Self {
         let (endpoint, connection) = connect(broker, ALPN, edit).await.unwrap();
+        Self::over(endpoint, connection).await
+    }
+
+    /// Opens the stream of a connection of one's own.
+    pub(crate) async fn over(endpoint: Endpoint, connection: Connection) -> Self {
         let (send, recv) = within("the stream", connection.open_bi()).await.unwrap();
         Self {
             connection,

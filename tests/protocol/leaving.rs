@@ -57,10 +57,12 @@ async fn a_broker_that_ends_sends_its_devices_away() {
     device.nothing_comes().await;
 }
 
-/// PROTO-32: the return is spread over the devices, at the rate that is configured.
+/// PROTO-32: the return is spread over the devices of all shards, at the rate that is configured.
 #[tokio::test]
 async fn the_return_is_spread() {
-    let mut broker = Broker::with_config("[drain]\nreconnect_rate = 1\nack_wait = \"100ms\"\n");
+    let mut broker = Broker::with_config(
+        "[quic]\nshards = 3\n[drain]\nreconnect_rate = 1\nack_wait = \"100ms\"\n",
+    );
     let mut devices = Vec::new();
     for _ in 0..4 {
         devices.push(RawDevice::register(&broker).await);

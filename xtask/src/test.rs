@@ -20,6 +20,11 @@ const NODE_LOCK: &str = "tests/clients/package-lock.json";
 const PYTHON_VARIABLE: &str = "TEST_PYTHON";
 /// The folder that tests hand to node as `NODE_PATH`.
 const NODE_VARIABLE: &str = "TEST_NODE_MODULES";
+/// The device on a QUIC stack that is not the workspace's.
+const OTHER_STACK_VARIABLE: &str = "TEST_OTHER_STACK";
+
+/// A workspace of its own, so that ours neither builds nor locks what it stands on.
+const OTHER_STACK: &str = "tests/other-stack";
 
 /// Runs the tests; `arguments` is what stood behind `test`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCode> {
@@ -35,6 +40,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCod
     let target = workspace.target()?;
     let python = python(workspace, &target)?;
     let node_modules = node_modules(workspace, &target)?;
+    let other_stack = other_stack(workspace, &target)?;
 
     // Built first and apart, so that tests find every binary. The second command then compiles nothing.
     let mut build = workspace.cargo("build");
@@ -45,7 +51,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<ExitCod
     let mut test = workspace.cargo("test");
     test.args(BUILD)
         .args(for_cargo)
-        .env(PYTHON_VARIABLE, python);
+        .env(PYTHON_VARIABLE, python)
+        .env(OTHER_STACK_VARIABLE, other_stack);
     if let Some(node_modules) = node_modules {
         test.env(NODE_VARIABLE, node_modules);
     }
@@ -119,6 +126,21 @@ fn node_modules(workspace: &Workspace, target: &Path) -> Result<Option<PathBuf>>
         )
     })?;
     Ok(Some(folder.join("node_modules")))
+}
+
+/// Builds the device on another QUIC stack; its binary. Unoptimized: it is busy for seconds, and builds in a minute.
+fn other_stack(workspace: &Workspace, target: &Path) -> Result<PathBuf> {
+    let target = target.join("other-stack");
+    let mut build = workspace.cargo("build");
+    build
+        .arg("--manifest-path")
+        .arg(workspace.root.join(OTHER_STACK).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target);
+    if !status(&mut build)? {
+        bail!("the build of {OTHER_STACK} failed: mend what stands above");
+    }
+    Ok(target.join("debug/other-stack"))
 }
 
 /// Remembers with which lists a folder was filled.

@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EndpointEvent, Incoming};
 use tracing::{debug, trace};
 
-use super::{ShardCore, connection::Conn};
-use crate::{ConnId, Received, Transmit};
+use super::{ShardCore, connection::Conn, first::First};
+use crate::{ConnId, Engine, Received, Transmit, handover};
 
 /// The bit that distinguishes long headers from short ones (RFC 9000 §17.2).
 const LONG_HEADER: u8 = 0x80;
@@ -18,7 +18,7 @@ impl ShardCore {
     ///
     /// Peer input never panics. A datagram that belongs to nobody costs no memory beyond this call, except for one
     /// bounded reply.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: Received<'_>) {
+    pub fn handle_datagram(&mut self, now: Instant, mut datagram: Received<'_>) {
         self.now = now;
         self.stats.datagrams_received_total += 1;
         self.stats.bytes_received_total += datagram.payload.len() as u64;
@@ -26,6 +26,10 @@ impl ShardCore {
             .payload
             .first()
             .is_some_and(|byte| byte & LONG_HEADER != 0);
+        if !long_header && self.handle_resident(now, &mut datagram) {
+            return;
+        }
+        self.refill_ids();
         let mut reply = std::mem::take(&mut self.reply_scratch);
         reply.clear();
         let outcome = self.endpoint.handle(
@@ -40,9 +44,11 @@ impl ShardCore {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let slot = self.slot_by_handle.get(handle.0).copied();
-                if let Some((id, conn)) = slot.and_then(|slot| self.conns.at_mut(slot)) {
-                    conn.proto.handle_event(event);
-                    Self::mark_ready(&mut self.ready, id.slot, conn);
+                if let Some((id, conn)) = slot.and_then(|slot| self.conns.at_mut(slot))
+                    && let Some(first) = conn.first()
+                {
+                    first.proto.handle_event(event);
+                    Self::mark_ready(&mut self.ready, id.slot, &mut conn.flags);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
@@ -123,34 +129,39 @@ impl ShardCore {
         handle: ConnectionHandle,
         proto: Connection,
     ) -> ConnId {
-        let id = self.conns.insert(Conn::new(
+        // Taken in any case, so that it is not mistaken for that of the next connection.
+        let tap = handover::take_tap().filter(|_| self.engine == Engine::Resident);
+        let id = self.conns.insert(Conn::new(First::new(
             handle,
             proto,
+            tap,
             now + self.limits.handshake_timeout,
-        ));
+        )));
         if self.slot_by_handle.len() <= handle.0 {
             self.slot_by_handle.resize(handle.0 + 1, u32::MAX);
         }
         self.slot_by_handle[handle.0] = id.slot;
         if let Some((_, conn)) = self.conns.at_mut(id.slot) {
-            Self::mark_ready(&mut self.ready, id.slot, conn);
+            Self::mark_ready(&mut self.ready, id.slot, &mut conn.flags);
         }
         id
     }
 
     /// Makes the engine forget a connection that has not said so itself, and frees its slot.
     pub(super) fn forget(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
+        if let Some(first) = self.conns.get_mut(id).and_then(Conn::first) {
             self.endpoint
-                .handle_event(conn.handle(), EndpointEvent::drained());
+                .handle_event(first.handle(), EndpointEvent::drained());
             self.free(id);
         }
     }
 
     /// Frees the slot of a connection that the engine has forgotten.
     pub(super) fn free(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.remove(id) {
-            self.slot_by_handle[conn.handle().0] = u32::MAX;
+        if let Some(mut conn) = self.conns.remove(id) {
+            if let Some(first) = conn.first() {
+                self.slot_by_handle[first.handle().0] = u32::MAX;
+            }
             self.wheel.remove(id.slot);
         }
     }

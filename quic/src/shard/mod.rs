@@ -2,7 +2,11 @@
 
 mod admission;
 mod connection;
+mod first;
+mod resident;
+mod routes;
 pub(crate) mod setup;
+mod steering;
 mod turn;
 
 use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc, time::Instant};
@@ -11,10 +15,19 @@ use bytes::Bytes;
 use quinn_proto::{Endpoint, VarInt};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
-use self::connection::{Conn, Phase};
+use self::{
+    connection::{Conn, Life, Phase},
+    routes::Routes,
+};
 use crate::{
-    ClientSetup, CloseReason, ConfigError, ConnId, ConnectError, Event, Limits, SendError,
-    ShardConfig, Stats, Transmit, budget::Budget, slab::Slab, socket::Sent, tickets::DayTickets,
+    ClientSetup, CloseReason, ConfigError, ConnId, ConnectError, Engine, Event, Limits, SendError,
+    ShardConfig, Stats, Transmit,
+    budget::Budget,
+    cid::SharedCids,
+    resident::{Engine as Residents, Record},
+    slab::{Slab, Slot},
+    socket::Sent,
+    tickets::DayTickets,
     wheel::Wheel,
 };
 
@@ -32,6 +45,10 @@ pub struct ShardCore {
     conns: Slab<Conn>,
     /// From the engine's index of a connection to ours.
     slot_by_handle: Vec<u32>,
+    engine: Engine,
+    residents: Residents,
+    routes: Routes,
+    cids: SharedCids,
     wheel: Wheel,
     /// Slots to be asked for events. Each at most once, so bounded by the number of slots.
     ready: VecDeque<u32>,
@@ -74,7 +91,10 @@ impl ShardCore {
         let mut cid_seed = [0; 32];
         seeds.fill_bytes(&mut endpoint_seed);
         seeds.fill_bytes(&mut cid_seed);
+        let mut resident_seed = [0; 32];
+        seeds.fill_bytes(&mut resident_seed);
 
+        let cids = SharedCids::new(config.shard, cid_seed);
         let tickets = Arc::new(DayTickets::new(&config.keys));
         let server = match &config.server {
             Some(server) => {
@@ -84,13 +104,23 @@ impl ShardCore {
             }
             None => None,
         };
-        let endpoint_config = Arc::new(setup::endpoint(config, cid_seed)?);
+        let endpoint_config = Arc::new(setup::endpoint(config, cids.clone())?);
         let limits = config.limits.clone();
         Ok(Self {
             accepting: server.is_some(),
             endpoint: Endpoint::new(endpoint_config, server, false, Some(endpoint_seed)),
             conns: Slab::new(),
             slot_by_handle: Vec::new(),
+            engine: config.engine,
+            residents: Residents::new(
+                &config.limits,
+                cids.clone(),
+                config.keys.reset(),
+                resident_seed,
+                now,
+            ),
+            routes: Routes::default(),
+            cids,
             wheel: Wheel::new(now),
             ready: VecDeque::new(),
             sending: VecDeque::new(),
@@ -109,7 +139,7 @@ impl ShardCore {
         })
     }
 
-    /// Lets one [`Transmit`](crate::Transmit) carry up to so many datagrams (GSO). 1, the default, switches it off.
+    /// Lets one [`Transmit`] carry up to so many datagrams (GSO). 1, the default, switches it off.
     pub fn set_gso_segments_max(&mut self, segments: usize) {
         self.gso_segments_max = segments.max(1);
     }
@@ -128,15 +158,26 @@ impl ShardCore {
             return Err(SendError::Gone);
         };
         let len = bytes.len() as u64;
-        let result = c.send(bytes);
-        if result.is_ok() && len > 0 {
-            self.stats.stream_bytes_sent_total += len;
-            // The remainder was empty before, else the answer were `Full`.
-            self.stats.remainder_bytes += c.remainder_bytes();
+        let result = match (&mut c.life, c.phase) {
+            (_, Phase::Closing) => return Err(SendError::Gone),
+            (_, _) if bytes.is_empty() => return Ok(()),
+            (_, Phase::Setup) => Err(SendError::Full(bytes)),
+            (Life::First(first), Phase::Open) => first.send(bytes),
+            (Life::Resident(record), Phase::Open) => self.residents.send(record, bytes),
+        };
+        match &result {
+            Ok(()) => {
+                self.stats.stream_bytes_sent_total += len;
+                // The remainder was empty before, else the answer were `Full`.
+                self.stats.remainder_bytes += c.remainder_bytes();
+            }
+            // The resident engine remembers it by itself.
+            Err(SendError::Full(_)) => c.flags.refused |= matches!(c.life, Life::First(_)),
+            Err(SendError::Gone) => {}
         }
         // Also when full, since the peer is to be told that it holds us up (RFC 9000 §4.1).
         if c.phase == Phase::Open {
-            Self::mark_sending(&mut self.sending, conn.slot, c);
+            Self::mark_sending(&mut self.sending, conn.slot, &mut c.flags);
         }
         result
     }
@@ -152,12 +193,15 @@ impl ShardCore {
         if c.phase == Phase::Closing {
             return;
         }
-        c.proto.close(
-            self.now,
-            VarInt::from_u32(code),
-            Bytes::copy_from_slice(reason),
-        );
-        Self::mark_sending(&mut self.sending, conn.slot, c);
+        match &mut c.life {
+            Life::First(first) => first.proto.close(
+                self.now,
+                VarInt::from_u32(code),
+                Bytes::copy_from_slice(reason),
+            ),
+            Life::Resident(record) => self.residents.close(record, self.now, code, reason),
+        }
+        Self::mark_sending(&mut self.sending, conn.slot, &mut c.flags);
         self.end(conn, CloseReason::Local { code });
     }
 
@@ -168,9 +212,43 @@ impl ShardCore {
             return;
         };
         c.flags.paused = paused;
-        if !paused && c.flags.unread {
-            Self::mark_ready(&mut self.ready, conn.slot, c);
+        match &mut c.life {
+            Life::First(first) if !paused && first.is_unread => {
+                Self::mark_ready(&mut self.ready, conn.slot, &mut c.flags);
+            }
+            Life::First(_) => {}
+            Life::Resident(record) => {
+                self.residents.pause_reading(record, paused);
+                self.after_resident(conn);
+            }
         }
+    }
+
+    /// Asks the peer for a sign of life, which keeps the connection and what lies on its way from being forgotten
+    /// (RFC 9000 §10.1.2). A stale ID does nothing.
+    pub fn ping(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get_mut(conn) else {
+            return;
+        };
+        match &mut c.life {
+            Life::First(first) => first.proto.ping(),
+            Life::Resident(record) => self.residents.ping(record),
+        }
+        Self::mark_sending(&mut self.sending, conn.slot, &mut c.flags);
+    }
+
+    /// Begins a key update (RFC 9001 §6), if the connection rests and its last update is over. Whether it did.
+    ///
+    /// There is no need to call it: keys are replaced long before they are worn out.
+    pub fn update_keys(&mut self, conn: ConnId) -> bool {
+        let Some(c) = self.conns.get_mut(conn) else {
+            return false;
+        };
+        let is_begun = c
+            .resident()
+            .is_some_and(|record| self.residents.update_keys(record));
+        Self::mark_sending(&mut self.sending, conn.slot, &mut c.flags);
+        is_begun
     }
 
     /// From now on refuses every new client. Connections and handshakes in progress go on.
@@ -191,6 +269,7 @@ impl ShardCore {
         setup: &ClientSetup,
     ) -> Result<ConnId, ConnectError> {
         self.now = now;
+        self.refill_ids();
         if self.conns.len() >= self.limits.connections_max as usize {
             return Err(ConnectError::TooMany);
         }
@@ -205,7 +284,10 @@ impl ShardCore {
     /// The peer's address, which may change during the life of a connection. `None` for a stale ID.
     #[must_use]
     pub fn remote(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.conns.get(conn).map(|c| c.proto.remote_address())
+        self.conns.get(conn).map(|c| match &c.life {
+            Life::First(first) => first.proto.remote_address(),
+            Life::Resident(record) => record.remote(),
+        })
     }
 
     /// Whether there may be events to be polled.
@@ -236,6 +318,7 @@ impl ShardCore {
                 .saturating_sub(handshakes)
                 .saturating_sub(connecting),
             slots: count(self.conns.capacity()),
+            memory_bytes: self.memory_bytes(),
             tickets_accepted_total: self.tickets.opened(),
             event_bytes: self.events.iter().map(Self::event_bytes).sum(),
             reply_bytes: self
@@ -254,6 +337,12 @@ impl ShardCore {
             Sent::Blocked => self.stats.sends_blocked_total += 1,
             Sent::Failed => self.stats.sends_failed_total += 1,
         }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let slots = (self.conns.capacity() * size_of::<Slot<Conn>>()) as u64;
+        let residents = u64::from(self.stats.residents) * Record::COLD_BYTES;
+        slots + residents + self.routes.memory_bytes() + self.wheel.memory_bytes()
     }
 
     fn event_bytes(event: &Event) -> u64 {
@@ -283,8 +372,8 @@ mod tests {
     /// What one connection costs in its slab, without what hangs off it. Raise the number only with a reason.
     #[test]
     fn a_slot_keeps_within_its_budget() {
-        let bytes = size_of::<crate::slab::Slot<Conn>>();
-        assert!(bytes <= 6_400, "a slot is {bytes} bytes");
+        let bytes = size_of::<Slot<Conn>>();
+        assert!(bytes <= 272, "a slot is {bytes} bytes");
     }
 
     #[test]

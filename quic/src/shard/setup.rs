@@ -2,14 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn_proto::{
-    EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, congestion,
-    crypto::rustls::QuicServerConfig,
-};
+use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, congestion};
 use ring::{hkdf, hmac};
 
 use crate::{
-    ConfigError, Limits, ServerSetup, ShardConfig, TransportKeys, cid::SteeringCids,
+    ConfigError, Limits, ServerSetup, ShardConfig, TransportKeys,
+    cid::SharedCids,
+    handover::{self, ServerCrypto},
     tickets::DayTickets,
 };
 
@@ -40,15 +39,14 @@ pub(crate) fn transport(limits: &Limits, peer_streams: u8) -> TransportConfig {
 /// What both roles of a shard share.
 pub(crate) fn endpoint(
     config: &ShardConfig,
-    cid_seed: [u8; 32],
+    cids: SharedCids,
 ) -> Result<EndpointConfig, ConfigError> {
-    let shard = config.shard;
     let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(
         hmac::HMAC_SHA256,
         config.keys.reset(),
     )));
     endpoint
-        .cid_generator(move || Box::new(SteeringCids::new(shard, cid_seed)))
+        .cid_generator(move || Box::new(cids.clone()))
         .supported_versions(vec![QUIC_V1])
         .grease_quic_bit(false)
         // Resets are bounded by a budget of ours: one per interval would leave a returning fleet waiting.
@@ -65,7 +63,7 @@ pub(crate) fn server(
     limits: &Limits,
     tickets: Arc<DayTickets>,
 ) -> Result<ServerConfig, ConfigError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(handover::provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| ConfigError::Tls(error.to_string()))?
@@ -76,8 +74,7 @@ pub(crate) fn server(
     tls.ticketer = tickets;
     tls.send_tls13_tickets = 1;
     tls.max_early_data_size = 0;
-    let crypto =
-        QuicServerConfig::try_from(tls).map_err(|error| ConfigError::Tls(error.to_string()))?;
+    let crypto = ServerCrypto::new(tls).map_err(|error| ConfigError::Tls(error.to_string()))?;
 
     let token_key =
         hkdf::Salt::new(hkdf::HKDF_SHA256, b"petrel-quic address tokens v1").extract(keys.token());

@@ -8,7 +8,8 @@ use tracing::{debug, trace};
 
 use super::{
     ShardCore,
-    connection::{Conn, Flush, Phase, ReadEnd},
+    connection::{Flags, Life, Phase},
+    first::{Flush, ReadEnd},
 };
 use crate::{CloseReason, ConnId, Event, HandshakeFailure, Transmit, close_code};
 
@@ -72,7 +73,11 @@ impl ShardCore {
         let Some((id, conn)) = self.conns.at_mut(slot) else {
             return;
         };
-        match conn.deadline() {
+        let deadline = match &mut conn.life {
+            Life::First(first) => first.deadline(conn.phase == Phase::Setup),
+            Life::Resident(record) => Some(self.residents.deadline(record)),
+        };
+        match deadline {
             None => return,
             Some(at) if at > now => {
                 self.wheel.schedule(slot, at);
@@ -80,12 +85,19 @@ impl ShardCore {
             }
             Some(_) => {}
         }
-        if conn.phase == Phase::Setup && now >= conn.setup_deadline {
-            self.give_up_setup(now, id);
-            return;
+        match &mut conn.life {
+            Life::First(first) if conn.phase == Phase::Setup && now >= first.setup_deadline => {
+                self.give_up_setup(now, id);
+            }
+            Life::First(first) => {
+                first.proto.handle_timeout(now);
+                Self::mark_ready(&mut self.ready, slot, &mut conn.flags);
+            }
+            Life::Resident(record) => {
+                self.residents.handle_timeout(record, now);
+                self.after_resident(id);
+            }
         }
-        conn.proto.handle_timeout(now);
-        Self::mark_ready(&mut self.ready, slot, conn);
     }
 
     /// Ends a connection that did not open in time. A peer that never answered is owed no answer (RFC 9000 §10.2).
@@ -93,13 +105,16 @@ impl ShardCore {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        if conn.flags.connected {
-            conn.proto.close(
+        let Life::First(first) = &mut conn.life else {
+            return;
+        };
+        if first.is_connected {
+            first.proto.close(
                 now,
                 VarInt::from_u32(close_code::STREAM_MISSING),
                 Bytes::new(),
             );
-            Self::mark_sending(&mut self.sending, id.slot, conn);
+            Self::mark_sending(&mut self.sending, id.slot, &mut conn.flags);
             self.stats.rules_broken_total += 1;
             self.stats.handshakes_timed_out_total += 1;
             self.end(
@@ -109,7 +124,7 @@ impl ShardCore {
                 },
             );
         } else {
-            if conn.side == Side::Server {
+            if first.side == Side::Server {
                 self.stats.handshakes_timed_out_total += 1;
             }
             self.end(id, CloseReason::HandshakeFailed(HandshakeFailure::TimedOut));
@@ -123,24 +138,22 @@ impl ShardCore {
             return;
         };
         conn.flags.ready = false;
+        // A resident connection tells its events at once.
+        let Life::First(first) = &mut conn.life else {
+            return;
+        };
         let mut drained = false;
-        while let Some(event) = conn.proto.poll_endpoint_events() {
+        while let Some(event) = first.proto.poll_endpoint_events() {
             drained |= event.is_drained();
-            if let Some(event) = self.endpoint.handle_event(conn.handle(), event) {
-                conn.proto.handle_event(event);
+            if let Some(event) = self.endpoint.handle_event(first.handle(), event) {
+                first.proto.handle_event(event);
             }
         }
         if let Some(end) = self.take_events(id) {
             let reason = match end {
                 End::Lost(error) => self.reason_of(id, error),
                 End::Rule(code) => {
-                    let now = self.now;
-                    if let Some(conn) = self.conns.get_mut(id)
-                        && conn.phase != Phase::Closing
-                    {
-                        conn.proto.close(now, VarInt::from_u32(code), Bytes::new());
-                        self.stats.rules_broken_total += 1;
-                    }
+                    self.close_for_rule(id, code);
                     CloseReason::BrokenRule { code }
                 }
             };
@@ -149,32 +162,46 @@ impl ShardCore {
         if drained {
             self.free(id);
         } else if let Some(conn) = self.conns.get_mut(id) {
-            if conn.flags.unread && !conn.flags.paused && conn.phase == Phase::Open {
-                Self::mark_ready(&mut self.ready, slot, conn);
+            let is_unread = conn.first().is_some_and(|first| first.is_unread);
+            if is_unread && !conn.flags.paused && conn.phase == Phase::Open {
+                Self::mark_ready(&mut self.ready, slot, &mut conn.flags);
             }
-            Self::mark_sending(&mut self.sending, slot, conn);
+            Self::mark_sending(&mut self.sending, slot, &mut conn.flags);
+        }
+    }
+
+    fn close_for_rule(&mut self, id: ConnId, code: u32) {
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.phase != Phase::Closing
+            && let Life::First(first) = &mut conn.life
+        {
+            first.proto.close(now, VarInt::from_u32(code), Bytes::new());
+            self.stats.rules_broken_total += 1;
         }
     }
 
     /// The engine's events, and the bytes they announce.
     fn take_events(&mut self, id: ConnId) -> Option<End> {
         let conn = self.conns.get_mut(id)?;
+        let phase = conn.phase;
+        let first = conn.first()?;
         let mut writable = false;
         let mut lost = None;
         let mut rule = None;
-        while let Some(event) = conn.proto.poll() {
+        while let Some(event) = first.proto.poll() {
             match event {
                 EngineEvent::Connected => {
-                    conn.flags.connected = true;
-                    if conn.side == Side::Client && !conn.obtain_stream() {
+                    first.is_connected = true;
+                    if first.side == Side::Client && !first.obtain_stream() {
                         rule = Some(close_code::STREAM_REFUSED);
                     }
                 }
                 EngineEvent::ConnectionLost { reason } => lost = Some(reason),
                 EngineEvent::Stream(StreamEvent::Opened { dir: Dir::Bi }) => {
-                    conn.flags.unread |= conn.obtain_stream();
+                    first.is_unread |= first.obtain_stream();
                 }
-                EngineEvent::Stream(StreamEvent::Readable { .. }) => conn.flags.unread = true,
+                EngineEvent::Stream(StreamEvent::Readable { .. }) => first.is_unread = true,
                 EngineEvent::Stream(StreamEvent::Writable { .. }) => writable = true,
                 EngineEvent::Stream(StreamEvent::Stopped { .. }) => {
                     rule = Some(close_code::STREAM_STOPPED);
@@ -190,7 +217,7 @@ impl ShardCore {
                 | EngineEvent::DatagramsUnblocked => {}
             }
         }
-        if conn.phase == Phase::Setup && conn.flags.connected && conn.flags.stream {
+        if phase == Phase::Setup && first.is_connected && first.has_stream {
             self.open(id);
         }
         // What came before the end still counts.
@@ -202,11 +229,17 @@ impl ShardCore {
     }
 
     fn open(&mut self, id: ConnId) {
+        let rests_from = self.now + self.limits.hand_over_after;
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
         conn.phase = Phase::Open;
-        match conn.side {
+        let refused = std::mem::take(&mut conn.flags.refused);
+        let Some(first) = conn.first() else {
+            return;
+        };
+        first.rests_from = Some(rests_from);
+        match first.side {
             Side::Server => {
                 self.stats.handshakes -= 1;
                 self.stats.handshakes_completed_total += 1;
@@ -214,11 +247,10 @@ impl ShardCore {
             Side::Client => self.stats.connecting -= 1,
         }
         self.stats.connections += 1;
-        let remote = conn.proto.remote_address();
+        let remote = first.proto.remote_address();
         trace!(conn = %id, %remote, "opened");
         self.events.push_back(Event::Opened { conn: id, remote });
-        if conn.flags.refused {
-            conn.flags.refused = false;
+        if refused {
             self.events.push_back(Event::Writable { conn: id });
         }
     }
@@ -226,15 +258,16 @@ impl ShardCore {
     /// Hands out what has arrived; answers with a close code if the stream ended.
     fn read(&mut self, id: ConnId) -> Option<u32> {
         let conn = self.conns.get_mut(id)?;
-        if !conn.flags.unread || conn.flags.paused || conn.phase != Phase::Open {
+        if conn.flags.paused || conn.phase != Phase::Open {
             return None;
         }
+        let first = conn.first().filter(|first| first.is_unread)?;
         let mut taken = 0;
-        let end = conn.read(self.limits.read_bytes_per_visit as usize, |bytes| {
+        let end = first.read(self.limits.read_bytes_per_visit as usize, |bytes| {
             taken += bytes.len() as u64;
             self.events.push_back(Event::Bytes { conn: id, bytes });
         });
-        conn.flags.unread = end == ReadEnd::Limit;
+        first.is_unread = end == ReadEnd::Limit;
         self.stats.stream_bytes_received_total += taken;
         match end {
             ReadEnd::Empty | ReadEnd::Limit => None,
@@ -251,12 +284,17 @@ impl ShardCore {
         if conn.phase != Phase::Open {
             return;
         }
-        let before = conn.remainder_bytes();
-        let flush = conn.flush();
-        let moved = before - conn.remainder_bytes();
-        self.stats.remainder_bytes -= moved;
+        let refused = conn.flags.refused;
+        let Some(first) = conn.first() else {
+            return;
+        };
+        let before = first.remainder_bytes();
+        let flush = first.flush();
+        let moved = before - first.remainder_bytes();
         // A stream that takes nothing any more has ended the connection, or is about to.
-        if flush == Flush::Done && conn.flags.refused && (moved == 0 || conn.room_after_write()) {
+        let has_room = flush == Flush::Done && refused && (moved == 0 || first.room_after_write());
+        self.stats.remainder_bytes -= moved;
+        if has_room {
             conn.flags.refused = false;
             self.events.push_back(Event::Writable { conn: id });
         }
@@ -274,17 +312,18 @@ impl ShardCore {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let known = match (conn.phase, conn.side) {
+        let side = conn.first().map(|first| first.side);
+        let known = match (conn.phase, side) {
             (Phase::Closing, _) => return,
-            (Phase::Open, _) => {
+            (Phase::Open, _) | (_, None) => {
                 self.stats.connections -= 1;
                 true
             }
-            (Phase::Setup, Side::Client) => {
+            (Phase::Setup, Some(Side::Client)) => {
                 self.stats.connecting -= 1;
                 true
             }
-            (Phase::Setup, Side::Server) => {
+            (Phase::Setup, Some(Side::Server)) => {
                 self.stats.handshakes -= 1;
                 self.stats.handshakes_failed_total += 1;
                 false
@@ -293,7 +332,9 @@ impl ShardCore {
         debug!(conn = %id, %reason, "closed");
         conn.phase = Phase::Closing;
         self.stats.remainder_bytes -= conn.remainder_bytes();
-        conn.drop_remainder();
+        if let Some(first) = conn.first() {
+            first.drop_remainder();
+        }
         if known {
             self.events.push_back(Event::Closed { conn: id, reason });
         }
@@ -303,36 +344,73 @@ impl ShardCore {
     fn poll_connections(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         loop {
             let slot = *self.sending.front()?;
-            let Some((_, conn)) = self.conns.at_mut(slot) else {
+            let Some((id, conn)) = self.conns.at_mut(slot) else {
                 self.next_sender();
                 continue;
             };
             if self.visit_left == 0 {
                 self.visit_left = TRANSMITS_PER_VISIT;
             }
-            self.out.clear();
-            if let Some(transmit) =
-                conn.proto
-                    .poll_transmit(now, self.gso_segments_max, &mut self.out)
-            {
-                let transmit = Transmit::of(&transmit);
-                out.extend_from_slice(&self.out[..transmit.bytes]);
+            let transmit = match &mut conn.life {
+                Life::First(first) => {
+                    self.out.clear();
+                    let segments = self.gso_segments_max;
+                    let transmit = first.proto.poll_transmit(now, segments, &mut self.out);
+                    transmit.map(|transmit| {
+                        out.extend_from_slice(&self.out[..transmit.size]);
+                        Transmit::of(&transmit)
+                    })
+                }
+                Life::Resident(record) => {
+                    self.residents
+                        .poll_transmit(record, now, out)
+                        .map(|datagram| Transmit {
+                            destination: datagram.destination,
+                            src_ip: record.local_ip(),
+                            ecn: None,
+                            segment_size: None,
+                            bytes: datagram.bytes,
+                        })
+                }
+            };
+            if transmit.is_some() {
                 self.visit_left -= 1;
                 if self.visit_left == 0 {
                     self.next_sender();
                     self.sending.push_back(slot);
                 }
-                return Some(transmit);
+                return transmit;
             }
             conn.flags.sending = false;
-            // Sending itself may end a connection, for instance when a key's limit is reached (RFC 9001 §6.6).
-            if conn.proto.is_closed() && conn.phase != Phase::Closing {
-                Self::mark_ready(&mut self.ready, slot, conn);
-            }
-            if let Some(at) = conn.deadline() {
-                self.wheel.schedule(slot, at);
-            }
             self.next_sender();
+            self.rest(now, id);
+        }
+    }
+
+    /// A connection has nothing to send now: its timer is set, and if it is quiet it goes on to its second life.
+    fn rest(&mut self, now: Instant, id: ConnId) {
+        self.hand_over(now, id);
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        let deadline = match &mut conn.life {
+            Life::First(first) => {
+                // Sending itself may end a connection, for instance when a key's limit is reached (RFC 9001 §6.6).
+                if first.proto.is_closed() && conn.phase != Phase::Closing {
+                    Self::mark_ready(&mut self.ready, id.slot, &mut conn.flags);
+                }
+                first.deadline(conn.phase == Phase::Setup)
+            }
+            Life::Resident(record) => {
+                // Likewise here.
+                if !self.residents.notes.is_empty() {
+                    return self.after_resident(id);
+                }
+                Some(self.residents.deadline(record))
+            }
+        };
+        if let Some(at) = deadline {
+            self.wheel.schedule(id.slot, at);
         }
     }
 
@@ -341,16 +419,16 @@ impl ShardCore {
         self.visit_left = 0;
     }
 
-    pub(super) fn mark_ready(ready: &mut VecDeque<u32>, slot: u32, conn: &mut Conn) {
-        if !conn.flags.ready {
-            conn.flags.ready = true;
+    pub(super) fn mark_ready(ready: &mut VecDeque<u32>, slot: u32, flags: &mut Flags) {
+        if !flags.ready {
+            flags.ready = true;
             ready.push_back(slot);
         }
     }
 
-    pub(super) fn mark_sending(sending: &mut VecDeque<u32>, slot: u32, conn: &mut Conn) {
-        if !conn.flags.sending {
-            conn.flags.sending = true;
+    pub(super) fn mark_sending(sending: &mut VecDeque<u32>, slot: u32, flags: &mut Flags) {
+        if !flags.sending {
+            flags.sending = true;
             sending.push_back(slot);
         }
     }

@@ -9,7 +9,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use crate::{ClientSetup, Limits, ServerSetup, ShardConfig, ShardIndex, TransportKeys};
+use crate::{ClientSetup, Engine, Limits, ServerSetup, ShardConfig, ShardIndex, TransportKeys};
 
 /// The name in every test certificate.
 pub const SERVER_NAME: &str = "localhost";
@@ -27,6 +27,8 @@ pub struct Identity {
     pub keys: Arc<TransportKeys>,
     /// Limits of every configuration made from here on.
     pub limits: Limits,
+    /// Who serves the connections of every configuration made from here on.
+    pub engine: Engine,
     /// Application protocols of both sides.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -50,6 +52,7 @@ impl Identity {
             certified: Arc::new(CertifiedKey::new(vec![cert.der().clone()], signer)),
             keys: Arc::new(TransportKeys::generate()),
             limits: Limits::default(),
+            engine: Engine::default(),
             alpn: vec![TEST_ALPN.to_vec()],
         }
     }
@@ -88,6 +91,7 @@ impl Identity {
             keys: Arc::clone(&self.keys),
             limits: self.limits.clone(),
             shard: ShardIndex::SINGLE,
+            engine: self.engine,
         }
     }
 

@@ -102,17 +102,20 @@ impl ServerCertificate {
         Ok(is_new)
     }
 
-    /// Reads the operator's files again and shows what they hold. Whether that is another certificate; never with one
-    /// of the broker's own. Reads files.
+    /// Reads the files again, as a start does, and shows what they hold. Whether that is another certificate. Those of
+    /// the broker's own are issued anew where they no longer serve. Reads files, and may write some.
     ///
     /// # Errors
-    /// As [`ServerCertificate::own`]; the certificate in force stays.
-    pub fn reload(&self) -> Result<bool, TlsError> {
-        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let Source::Own { certificate, key } = &*source else {
-            return Ok(false);
+    /// As [`ServerCertificate::open`]; the certificate in force stays.
+    pub fn reload(&self, now: SystemTime) -> Result<bool, TlsError> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = match &mut *source {
+            Source::Made(store) => {
+                store.reload(now)?;
+                store.current()
+            }
+            Source::Own { certificate, key } => own::load(certificate, key)?,
         };
-        let read = own::load(certificate, key)?;
         let is_new = read.cert != self.current.load().cert;
         self.current.store(read);
         Ok(is_new)

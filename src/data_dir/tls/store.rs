@@ -86,8 +86,15 @@ impl TlsStore {
         now: SystemTime,
     ) -> Result<Self, TlsError> {
         let directory = data_dir.make_inside(DIRECTORY)?;
+        Self::open(directory, all_names(names, listen), now)
+    }
+
+    fn open(
+        directory: PathBuf,
+        names: BTreeSet<String>,
+        now: SystemTime,
+    ) -> Result<Self, TlsError> {
         let authority = Authority::load_or_make(&directory, now)?;
-        let names = all_names(names, listen);
         let issued = match load(&directory, &authority, &names, now)? {
             Ok((current, not_after_unix_s)) => (current, not_after_unix_s, None),
             Err(reason) => {
@@ -103,6 +110,15 @@ impl TlsStore {
             not_after_unix_s: issued.1,
             issued: issued.2,
         })
+    }
+
+    /// Reads `tls/` again, for the same names.
+    ///
+    /// # Errors
+    /// As [`TlsStore::load_or_make`]; nothing changes then.
+    pub fn reload(&mut self, now: SystemTime) -> Result<(), TlsError> {
+        *self = Self::open(self.directory.clone(), self.names.clone(), now)?;
+        Ok(())
     }
 
     /// PEM file that devices must trust.

@@ -109,11 +109,31 @@ fn renewal_swaps_what_running_listeners_show() {
     let (second, _) = handshake(&server, &ca, "localhost", at(120)).unwrap();
     assert_ne!(second, first);
     assert!(!server.renew_if_due(at(61)).unwrap());
-    assert!(!server.reload().unwrap());
+    assert!(!server.reload(at(61)).unwrap());
     assert_eq!(
         scratch.load(&[], at(61)).unwrap().current().cert,
         server.current().cert
     );
+}
+
+#[test]
+fn a_reload_does_what_a_start_does() {
+    let scratch = Scratch::new();
+    let server = ServerCertificate::made(scratch.load(&["a.example"], at(0)).unwrap());
+    let ca = server.ca();
+    let shown = || handshake(&server, &ca, "a.example", at(0)).unwrap().0;
+    let first = shown();
+    assert!(!server.reload(at(0)).unwrap());
+    assert_eq!(shown(), first);
+    // What a restore from a backup with other files leaves: another one is issued.
+    std::fs::write(scratch.file("server.key"), "damaged").unwrap();
+    assert!(server.reload(at(0)).unwrap());
+    let second = shown();
+    assert_ne!(second, first);
+    // The CA is never made anew: its damage is an error, and the certificate stays.
+    std::fs::write(scratch.file("ca.key"), "damaged").unwrap();
+    server.reload(at(0)).unwrap_err();
+    assert_eq!(shown(), second);
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn files_of_the_operator_are_shown_and_read_again() {
     assert_eq!(server.ca(), certificate);
     let ca = theirs.file("ca.pem");
     let (first, _) = handshake(&server, &ca, "push.example.org", at(0)).unwrap();
-    assert!(!server.reload().unwrap());
+    assert!(!server.reload(at(0)).unwrap());
     assert!(!server.renew_if_due(at(89)).unwrap());
     theirs.load(&["push.example.org"], at(70)).unwrap();
     assert_eq!(
@@ -36,7 +36,7 @@ fn files_of_the_operator_are_shown_and_read_again() {
             .0,
         first
     );
-    assert!(server.reload().unwrap());
+    assert!(server.reload(at(70)).unwrap());
     assert_ne!(
         handshake(&server, &ca, "push.example.org", at(100))
             .unwrap()
@@ -123,7 +123,7 @@ fn a_reload_that_fails_leaves_the_certificate_in_force() {
     let server = ServerCertificate::own(certificate.clone(), key).unwrap();
     let first = server.current();
     std::fs::write(&certificate, "half").unwrap();
-    server.reload().unwrap_err();
+    server.reload(at(0)).unwrap_err();
     assert_eq!(server.current().cert, first.cert);
     handshake(&server, &scratch.file("ca.pem"), "localhost", at(0)).unwrap();
 }

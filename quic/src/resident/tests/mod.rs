@@ -1,0 +1,5 @@
+//! Two residents against each other, under virtual time.
+
+mod exchange;
+mod hostile;
+mod pair;
