@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use rustls::server::ResolvesServerCert;
 use thiserror::Error;
 
-use crate::TransportKeys;
+use crate::{Network, TransportKeys};
 
 /// Everything a [`ShardCore`](crate::ShardCore) is made with.
 #[derive(Debug, Clone)]
@@ -125,6 +125,11 @@ pub struct Limits {
     /// From so many server handshakes in progress on, a client must prove its address with a Retry round trip first
     /// (RFC 9000 §8.1.2). Default 1024.
     pub retry_threshold: u32,
+    /// New handshakes a second from one IPv4 address or IPv6 /56. Beyond it a client must prove its address first, and
+    /// one that has is refused. Default 1000.
+    pub source_handshakes_per_second: u32,
+    /// Addresses that the limit above does not hold for.
+    pub source_exempt: Vec<Network>,
     /// Stateless resets a second (RFC 9000 §10.3), one second's worth at once. Default 5000.
     pub resets_per_second: u32,
     /// Refusals, Retry packets and version negotiations a second, one second's worth at once; beyond it first packets
@@ -151,6 +156,8 @@ impl Default for Limits {
             connections_max: 1_000_000,
             handshakes_max: 4096,
             retry_threshold: 1024,
+            source_handshakes_per_second: 1000,
+            source_exempt: Vec::new(),
             resets_per_second: 5000,
             refusals_per_second: 5000,
             read_bytes_per_visit: 16 << 10,
@@ -187,6 +194,10 @@ impl Limits {
         for (limit, value) in [
             ("receive_window_bytes", self.receive_window_bytes),
             ("send_window_bytes", self.send_window_bytes),
+            (
+                "source_handshakes_per_second",
+                self.source_handshakes_per_second,
+            ),
             ("read_bytes_per_visit", self.read_bytes_per_visit),
             ("timer_steps_per_turn", self.timer_steps_per_turn),
         ] {
@@ -267,6 +278,10 @@ mod tests {
         check(|l| l.connections_max = (1 << 30) + 1, "connections_max");
         check(|l| l.receive_window_bytes = 0, "receive_window_bytes");
         check(|l| l.send_window_bytes = 0, "send_window_bytes");
+        check(
+            |l| l.source_handshakes_per_second = 0,
+            "source_handshakes_per_second",
+        );
         check(|l| l.read_bytes_per_visit = 0, "read_bytes_per_visit");
         check(|l| l.timer_steps_per_turn = 0, "timer_steps_per_turn");
     }

@@ -37,6 +37,8 @@ pub struct Stats {
     pub refused_total: u64,
     /// Clients that got no answer at all because the budget of refusals was spent.
     pub ignored_total: u64,
+    /// Handshakes beyond what their source may begin a second: asked to prove their address, or refused.
+    pub sources_limited_total: u64,
     /// Connections closed because the peer broke a rule of [`close_code`](crate::close_code).
     pub rules_broken_total: u64,
 
@@ -111,6 +113,7 @@ add_fields! {
     retries_total,
     refused_total,
     ignored_total,
+    sources_limited_total,
     rules_broken_total,
     resets_total,
     resets_suppressed_total,

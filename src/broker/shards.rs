@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use petrel_protocol::ALPN;
 use petrel_quic::{
-    Driver, DriverConfig, ServerSetup, ShardConfig, ShardIndex, SocketBuffers,
+    Driver, DriverConfig, Engine, Pace, ServerSetup, ShardConfig, ShardIndex, SocketBuffers,
     TRANSPORT_KEYS_BYTES, TransportKeys,
 };
 
@@ -103,6 +103,7 @@ impl Shards {
                 Arc::clone(delivery),
                 Arc::clone(sequencer),
                 stats.clone(),
+                Pace::new(driver.buffers()),
             );
             running.stats.push(stats);
             let name = format!("petrel-shard-{}", id.0);
@@ -153,6 +154,9 @@ fn limits(quic: &config::Quic, shards: u8) -> petrel_quic::Limits {
         retry_threshold: share(quic.retry_threshold),
         resets_per_second: share_of_rate(defaults.resets_per_second),
         refusals_per_second: share_of_rate(defaults.refusals_per_second),
+        // First packets spread over the shards by chance.
+        source_handshakes_per_second: share_of_rate(quic.source_rate),
+        source_exempt: quic.source_exempt.clone(),
         ..defaults
     }
 }

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use petrel_quic::Network;
+
 use super::kind::Kind;
 use super::layers::Values;
 use super::project::Projects;
@@ -74,6 +76,7 @@ from_value! {
     PathBuf: Value::Path(path) => Some(path.clone());
     PublicUrl: Value::Url(url) => Some(url.clone());
     Vec<String>: Value::Names(names) => Some(names.clone());
+    Vec<Network>: Value::Networks(networks) => Some(networks.clone());
     StoreEngine: Value::Word(word) => Self::from_word(word);
     QueuePolicy: Value::Word(word) => Self::from_word(word);
     QuicEngine: Value::Word(word) => Self::from_word(word);
@@ -203,7 +206,7 @@ keys! {
         connections_max: usize = count("connections", 1, 16_777_216), Some("2000000"),
             "Devices connected at once, in equal parts for each shard; more are refused cheaply and told to come back \
              later.",
-            "Memory: some 350 B for a connection that rests, up to 20 KiB for one that does not.";
+            "Memory: some 450 B for a connection that rests, up to 20 KiB for one that does not.";
         handshakes_max: usize = count("handshakes", 1, 1_000_000), Some("4096"),
             "Handshakes in progress at once, in equal parts for each shard; more are refused. Bounds the memory that \
              strangers can take.",
@@ -212,6 +215,14 @@ keys! {
             "From so many handshakes in progress on, a device must prove its address first. At most \
              quic.handshakes_max.",
             "Latency: one more round trip to connect. Too high: forged addresses can fill the handshakes.";
+        source_rate: u32 = count("handshakes a second", 1, 1_000_000), Some("1000"),
+            "New handshakes a second from one IPv4 address or IPv6 /56. Beyond it a device must prove its address first, \
+             and one that has is refused. Devices that are connected do not count.",
+            "Latency: devices behind one carrier's address wait when all come back at once. Too high: one source can keep \
+             the shards busy with handshakes.";
+        source_exempt: Vec<Network> = Kind::Networks, Some(""),
+            "Addresses that quic.source_rate does not hold for, such as a carrier's gateways.",
+            "Handshakes from there are bounded by quic.handshakes_max alone.";
         socket_buffer: ByteSize = size(64 * KIB, GIB), Some("4MiB"),
             "What the kernel may hold for each UDP socket and direction; it may grant less.",
             "Memory: this twice a shard. Too small: bursts are lost and sent again a round trip later.";

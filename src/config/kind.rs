@@ -49,6 +49,8 @@ pub enum Kind {
     Url,
     /// Host names and IP addresses.
     Names,
+    /// Ranges of IP addresses.
+    Networks,
     /// Secret keys of a project.
     Secrets,
 }
@@ -75,6 +77,7 @@ impl Kind {
             Self::Path => "path, relative to the working directory".to_owned(),
             Self::Url => "http(s)://host[:port][/path]".to_owned(),
             Self::Names => "list of host names and IP addresses".to_owned(),
+            Self::Networks => "list of ranges of IP addresses".to_owned(),
             Self::Secrets => "list of secret keys".to_owned(),
         }
     }
@@ -107,6 +110,7 @@ impl Kind {
             Self::Path => "write a path".to_owned(),
             Self::Url => r#"write a URL such as "https://push.example.org""#.to_owned(),
             Self::Names => r#"write a list such as ["push.example.org", "192.0.2.7"]"#.to_owned(),
+            Self::Networks => r#"write a list such as ["10.0.0.0/8", "2001:db8::/32"]"#.to_owned(),
             Self::Secrets => {
                 "write a list of texts of 16 to 256 characters of a-z A-Z 0-9 - . _ ~ + / ="
                     .to_owned()
@@ -125,6 +129,7 @@ impl Kind {
             Self::Path => "a path",
             Self::Url => "a URL",
             Self::Names => "a list of host names",
+            Self::Networks => "a list of ranges of addresses",
             Self::Secrets => "a list of texts",
         }
     }
@@ -201,6 +206,10 @@ impl Kind {
                 let names = raw.texts(self)?;
                 let names: Option<Vec<String>> = names.iter().map(|n| host_name(n)).collect();
                 Value::Names(names.ok_or_else(|| self.malformed())?)
+            }
+            Self::Networks => {
+                let networks: Result<_, _> = raw.texts(self)?.iter().map(|n| n.parse()).collect();
+                Value::Networks(networks.map_err(|_| self.malformed())?)
             }
             // Read by the projects, which keep them secret; no key of the table has this kind.
             Self::Secrets => return Err(self.mismatch(raw)),

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use petrel_quic::Network;
+
 use super::error::Cause;
 use super::kind::Kind;
 use super::url::PublicUrl;
@@ -169,6 +171,8 @@ pub(crate) enum Value {
     Path(PathBuf),
     Url(PublicUrl),
     Names(Vec<String>),
+    /// Ranges of addresses.
+    Networks(Vec<Network>),
 }
 
 impl fmt::Display for Value {
@@ -184,6 +188,9 @@ impl fmt::Display for Value {
             Self::Path(path) => f.write_str(&quoted(&path.to_string_lossy())),
             Self::Url(url) => f.write_str(&quoted(url.as_str())),
             Self::Names(names) => f.write_str(&list(names.iter().map(|n| quoted(n)))),
+            Self::Networks(networks) => {
+                f.write_str(&list(networks.iter().map(|n| quoted(&n.to_string()))))
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use petrel_core::{InFlight, Route};
 use petrel_protocol::session::{BrokerEvent, BrokerSession};
 use petrel_protocol::{ErrorCode, MessageId, Ordinal};
-use petrel_quic::{App, ConnId, Event, SendError, ShardCore, Turn};
+use petrel_quic::{App, ConnId, Event, Pace, SendError, ShardCore, Turn};
 
 pub use self::stats::{ShardStats, SharedStats};
 
@@ -85,6 +85,9 @@ pub struct Shard {
     stats_at: Option<Instant>,
     commands: Vec<Command>,
     walks: VecDeque<Walk>,
+    pace: Pace,
+    /// The oldest walk waits for answers.
+    is_paced: bool,
     /// Both in the order of their deadlines, because each has one duration.
     openings: VecDeque<(Instant, ConnId)>,
     closings: VecDeque<(Instant, ConnId)>,
@@ -107,6 +110,7 @@ impl Shard {
         delivery: Arc<Delivery>,
         sequencer: Arc<Sequencer>,
         stats: SharedStats,
+        pace: Pace,
     ) -> Self {
         let mailbox = Arc::clone(&delivery.mailboxes()[usize::from(id.0)]);
         Self {
@@ -122,6 +126,8 @@ impl Shard {
             stats_at: None,
             commands: Vec::new(),
             walks: VecDeque::new(),
+            pace,
+            is_paced: false,
             openings: VecDeque::new(),
             closings: VecDeque::new(),
             kept_acks: VecDeque::new(),
@@ -264,6 +270,9 @@ impl Shard {
             return;
         };
         let route = session.outbox.ack(id).map(|acked: InFlight| acked.route);
+        if route == Some(Route::Broadcast) {
+            self.pace.answered();
+        }
         if route.is_none() {
             // Of an earlier session, or made up: the store is asked, so not without end.
             session.strange_acks = session.strange_acks.saturating_add(1);
@@ -462,7 +471,8 @@ impl App for Shard {
         let opening = self.openings.front().map(|&(at, _)| at);
         let closing = self.closings.front().map(|&(at, _)| at);
         let drain = self.drain.as_ref().map(Drain::deadline);
-        [opening, closing, self.retry_at, self.stats_at, drain]
+        let paced = self.pace.resumes_at().filter(|_| self.is_paced);
+        [opening, closing, self.retry_at, self.stats_at, drain, paced]
             .into_iter()
             .flatten()
             .min()

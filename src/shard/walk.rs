@@ -5,17 +5,11 @@ use std::time::Instant;
 
 use petrel_core::{Push, Route};
 use petrel_protocol::Ordinal;
-use petrel_quic::ShardCore;
+use petrel_quic::{FanOut, ShardCore, Slots, Step};
 
 use super::Shard;
 use super::session::Session;
 use crate::delivery::Broadcast;
-
-/// Slots looked at in one turn.
-const SLOTS_PER_STEP: usize = 1024;
-
-/// Frames sent in one turn: receives, acks and urgent unicasts interleave after each.
-const SENDS_PER_STEP: usize = 128;
 
 /// An audience below a fraction of the sessions is looked up device by device.
 const SMALL_AUDIENCE_DIVISOR: u64 = 8;
@@ -23,75 +17,59 @@ const SMALL_AUDIENCE_DIVISOR: u64 = 8;
 /// A broadcast on its way over this shard.
 pub(super) struct Walk {
     broadcast: Arc<Broadcast>,
-    /// Which slots to visit; `None` for all of them.
-    slots: Option<Vec<u32>>,
-    next: usize,
-    sent: u64,
-    is_begun: bool,
+    /// `None` before the first step: the audience is that of the moment when its turn comes.
+    fan_out: Option<FanOut>,
 }
 
 impl Walk {
     pub(super) fn new(broadcast: Arc<Broadcast>) -> Self {
         Self {
             broadcast,
-            slots: None,
-            next: 0,
-            sent: 0,
-            is_begun: false,
+            fan_out: None,
         }
     }
 }
 
 impl Shard {
-    /// Takes one step of the oldest walk; whether there is more to walk.
+    /// Takes one step of the oldest walk; whether there is more to walk at once.
     pub(super) fn walk_step(&mut self, core: &mut ShardCore, now: Instant) -> bool {
-        let Some(mut walk) = self.walks.pop_front() else {
+        self.is_paced = false;
+        let Some(Walk { broadcast, fan_out }) = self.walks.pop_front() else {
             return false;
         };
-        if !walk.is_begun {
-            walk.is_begun = true;
-            walk.slots = self.slots_of(&walk.broadcast);
-        }
-        let end = walk.slots.as_ref().map_or(self.sessions.len(), Vec::len);
-        let step_end = end.min(walk.next + SLOTS_PER_STEP);
-        let mut sends = 0;
-        while walk.next < step_end && sends < SENDS_PER_STEP {
-            let slot = match &walk.slots {
-                Some(slots) => slots[walk.next] as usize,
-                None => walk.next,
-            };
-            walk.next += 1;
-            let Some(conn) = self
-                .sessions
-                .get(slot)
-                .and_then(|s| s.as_ref())
-                .map(|s| s.conn)
-            else {
-                continue;
+        let mut fan_out = fan_out.unwrap_or_else(|| FanOut::new(self.slots_of(&broadcast)));
+        // Taken out for the step, because acks that come meanwhile do not exist: one thread does both.
+        let mut pace = std::mem::take(&mut self.pace);
+        let step = fan_out.step(&mut pace, now, |slot| {
+            let session = self.sessions.get(slot as usize).and_then(Option::as_ref);
+            let Some(conn) = session.map(|session| session.conn) else {
+                return false;
             };
             let mut is_sent = false;
             self.with_session(core, conn, |shard, core, session| {
-                is_sent = shard.walk_to(core, session, &walk.broadcast, now);
+                is_sent = shard.walk_to(core, session, &broadcast, now);
             });
-            if is_sent {
-                sends += 1;
-                walk.sent += 1;
-            }
-        }
-        if walk.next < end {
-            self.walks.push_front(walk);
-        } else {
-            self.delivery.walked(&walk.broadcast, walk.sent);
+            is_sent
+        });
+        self.pace = pace;
+        if step == Step::Done {
+            self.delivery.walked(&broadcast, fan_out.sent());
             self.sequencer.finished(self.id);
+        } else {
+            self.walks.push_front(Walk {
+                broadcast,
+                fan_out: Some(fan_out),
+            });
         }
-        !self.walks.is_empty()
+        self.is_paced = step == Step::Paced;
+        !self.is_paced && !self.walks.is_empty()
     }
 
-    /// The slots of a small audience, in order.
-    fn slots_of(&self, broadcast: &Broadcast) -> Option<Vec<u32>> {
+    /// All slots, or those of a small audience.
+    fn slots_of(&self, broadcast: &Broadcast) -> Slots {
         let owed = broadcast.owed_set();
         if owed.len() * SMALL_AUDIENCE_DIVISOR > self.session_count as u64 {
-            return None;
+            return Slots::Below(self.sessions.len());
         }
         let presence = self.delivery.presence();
         let mut slots: Vec<u32> = owed
@@ -101,7 +79,7 @@ impl Shard {
             .map(|place| place.conn.slot)
             .collect();
         slots.sort_unstable();
-        Some(slots)
+        Slots::These(slots)
     }
 
     fn walk_to(

@@ -96,6 +96,10 @@ pub(crate) struct Engine {
     cids: SharedCids,
     reset_key: hmac::Key,
     rng: StdRng,
+    #[expect(
+        clippy::vec_box,
+        reason = "records hold boxes, and boxes are what is reused"
+    )]
     pool: Vec<Box<Active>>,
     arena: BytesMut,
     /// Of the connection that was served last; whoever called drains them before the next one.

@@ -76,12 +76,18 @@ impl ShardCore {
     /// Decides about a client's first packet.
     fn at_the_door(&mut self, now: Instant, incoming: Incoming, reply: &mut Vec<u8>) {
         let remote = incoming.remote_address();
-        let full = !self.accepting
+        let is_proven = incoming.remote_address_validated();
+        let mut full = !self.accepting
             || self.conns.len() >= self.limits.connections_max as usize
             || self.stats.handshakes >= self.limits.handshakes_max;
-        let unproven = self.stats.handshakes >= self.limits.retry_threshold
-            && !incoming.remote_address_validated()
-            && incoming.may_retry();
+        let mut unproven = self.stats.handshakes >= self.limits.retry_threshold && !is_proven;
+        // Counted last: who is turned away for another reason has not begun.
+        if !full && !unproven && !self.sources.take(now, remote.ip(), is_proven) {
+            self.stats.sources_limited_total += 1;
+            (full, unproven) = (is_proven, !is_proven);
+        }
+        // A client that has done its Retry cannot be asked again.
+        unproven &= incoming.may_retry();
         if full || unproven {
             if !self.refusals.take(now) {
                 self.stats.ignored_total += 1;

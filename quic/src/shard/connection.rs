@@ -32,6 +32,10 @@ pub(super) struct Flags {
 }
 
 /// Who serves a connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one, and lies in its slot"
+)]
 pub(super) enum Life {
     /// The handshake engine. Boxed, so that the memory is given back when the connection moves on.
     First(Box<First>),

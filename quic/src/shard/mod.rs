@@ -27,6 +27,7 @@ use crate::{
     resident::{Engine as Residents, Record},
     slab::{Slab, Slot},
     socket::Sent,
+    sources::Sources,
     tickets::DayTickets,
     wheel::Wheel,
 };
@@ -68,6 +69,7 @@ pub struct ShardCore {
     gso_segments_max: usize,
     resets: Budget,
     refusals: Budget,
+    sources: Sources,
     accepting: bool,
     tickets: Arc<DayTickets>,
     /// Everything but the gauges that are computed when asked for.
@@ -132,6 +134,11 @@ impl ShardCore {
             gso_segments_max: 1,
             resets: Budget::new(limits.resets_per_second, now),
             refusals: Budget::new(limits.refusals_per_second, now),
+            sources: Sources::new(
+                limits.source_handshakes_per_second,
+                limits.source_exempt.clone(),
+                now,
+            ),
             limits,
             tickets,
             stats: Stats::default(),

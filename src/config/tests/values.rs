@@ -166,5 +166,10 @@ fn values_print_as_they_are_written() {
     check(&size, "0B", "\"0B\"");
     check(&Kind::Path, "a\"b\\c\nd", "\"a\\\"b\\\\c\\u000Ad\"");
     check(&Kind::Names, "a.example,::1", "[\"a.example\", \"::1\"]");
+    check(
+        &Kind::Networks,
+        "10.0.0.0/8,::1",
+        "[\"10.0.0.0/8\", \"::1/128\"]",
+    );
     check(&Kind::Switch, "true", "true");
 }
