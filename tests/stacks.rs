@@ -25,8 +25,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-/// What serves the connections, as text of a configuration file: each stack lives with each of them.
-const ENGINES: [&str; 1] = [""];
+/// The configuration of each engine: every stack lives with both.
+const RESIDENT: &str = "[quic]\nengine = \"resident\"\n";
+const PROTO: &str = "[quic]\nengine = \"proto\"\n";
 
 /// The Python that `cargo xtask test` made, with the packages of `tests/clients/requirements.txt`.
 const PYTHON: &str = "TEST_PYTHON";
