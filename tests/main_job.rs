@@ -8,7 +8,7 @@
 mod common;
 
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Answer, Api, Broker, eventually, within};
 use petrel_client::{Client, Event, Events, MemoryStorage, Socket};
@@ -298,6 +298,43 @@ async fn start_with_file(broker: &Broker, socket: &Socket, path: &std::path::Pat
         .await
         .unwrap();
     Device { client, events }
+}
+
+/// A connection that rested when the broker was killed is unknown to the next one, whose keys are the same: the device's
+/// next packet is answered with a stateless reset, and it comes back.
+#[tokio::test]
+async fn after_kill_9_a_device_that_speaks_is_back_within_two_seconds() {
+    let mut broker = Broker::start();
+    let socket = Socket::bind().unwrap();
+    let mut device = Device::start(&broker, &socket, MemoryStorage::default()).await;
+    let api = Api::new(&broker);
+    eventually("the connection rests", async || {
+        api.metric("petrel_quic_residents", "").await == 1.0
+    })
+    .await;
+    broker.kill();
+    broker.restart_on_same_ports();
+    let api = Api::new(&broker);
+    assert_eq!(api.metric("petrel_presence_online", "").await, 0.0);
+
+    let began = Instant::now();
+    device.client.network_changed("another");
+    eventually("the device is back", async || {
+        api.metric("petrel_presence_online", "").await == 1.0
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    eventually("it was told by a reset", async || {
+        api.metric("petrel_quic_resets_sent_total", "").await >= 1.0
+    })
+    .await;
+    let token = device.client.token().unwrap().to_string();
+    safe(&api.publish_token(&token, numbered(1)).await);
+    device.message().await;
 }
 
 /// The whole story, with a kill under traffic; it checks itself and exits 0 only if nothing was lost or doubled.

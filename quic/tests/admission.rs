@@ -380,3 +380,60 @@ fn nonsense_is_harmless() {
         }]
     );
 }
+
+/// One address may begin so many handshakes a second. Beyond it a client proves that it is there, and may begin as many
+/// again; beyond that it is refused. Others, and the connections that are there, notice nothing.
+#[test]
+fn handshakes_of_one_source_are_bounded() {
+    const RATE: usize = 3;
+    let mut scene = Scene::new(|l| l.source_handshakes_per_second = RATE as u32);
+    let other = scene.sim.add_host(&Identity::new().client_config());
+    let old = scene.connect();
+    hello(&mut scene.sim, scene.client, old, scene.server);
+    scene.sim.run_for(Duration::from_secs(2));
+
+    let flood: Vec<_> = (0..4 * RATE).map(|_| scene.connect()).collect();
+    let setup = scene.identity.client_setup();
+    let bystander = scene.sim.connect(other, scene.server, &setup);
+    hello(&mut scene.sim, other, bystander, scene.server);
+    scene.sim.run_for(Duration::from_millis(500));
+
+    let stats = scene.stats();
+    assert_eq!(stats.retries_total as usize, 3 * RATE, "asked to prove");
+    assert_eq!(
+        stats.refused_total as usize,
+        2 * RATE,
+        "proven, and refused"
+    );
+    let events = scene.sim.take_events(scene.client);
+    let opened = |conn: &&ConnId| {
+        let is_it = |event: &Event| matches!(event, Event::Opened { conn: c, .. } if c == *conn);
+        events.iter().any(is_it)
+    };
+    assert_eq!(flood.iter().filter(opened).count(), 2 * RATE);
+    let is_lost = |event: &Event| matches!(event, Event::Closed { conn, .. } if *conn == old);
+    assert!(!events.iter().any(is_lost));
+
+    // A second later there is room again.
+    scene.sim.run_for(Duration::from_secs(1));
+    let late = scene.connect();
+    hello(&mut scene.sim, scene.client, late, scene.server);
+}
+
+#[test]
+fn exempt_sources_are_bounded_by_the_shard_alone() {
+    let mut scene = Scene::new(|l| {
+        l.source_handshakes_per_second = 1;
+        l.source_exempt = vec!["10.0.0.0/8".parse().unwrap()];
+    });
+    for _ in 0..10 {
+        scene.connect();
+    }
+    scene.sim.run_for(Duration::from_millis(500));
+    let stats = scene.stats();
+    assert_eq!((stats.retries_total, stats.refused_total), (0, 0));
+    assert_eq!(
+        stats.handshakes_completed_total + u64::from(stats.handshakes),
+        10
+    );
+}
