@@ -64,7 +64,8 @@ pub enum Push {
 #[derive(Debug)]
 pub struct Outbox {
     in_flight: VecDeque<InFlight>,
-    in_flight_bytes: u64,
+    /// Bounded by the window, and one message more, both far below 4 GiB.
+    in_flight_bytes: u32,
     /// Acked since the running scan began: it may still contain them.
     acked_meanwhile: Vec<MessageId>,
     /// Newest message of the device's own queue that was sent. Pushes of these come in order, so one that is not newer
@@ -127,7 +128,7 @@ impl Outbox {
     fn has_room(&self, window: Window, bytes: u32) -> bool {
         self.in_flight.is_empty()
             || (self.in_flight.len() < window.messages
-                && self.in_flight_bytes + u64::from(bytes) <= window.bytes)
+                && u64::from(self.in_flight_bytes) + u64::from(bytes) <= window.bytes)
     }
 
     fn is_in_flight(&self, id: MessageId) -> bool {
@@ -141,7 +142,7 @@ impl Outbox {
             bytes,
             sent_at: now,
         });
-        self.in_flight_bytes += u64::from(bytes);
+        self.in_flight_bytes += bytes;
         if route == Route::Queue {
             self.newest_queued = self.newest_queued.max(id);
         }
@@ -177,7 +178,7 @@ impl Outbox {
     pub fn ack(&mut self, id: MessageId) -> Option<InFlight> {
         let at = self.in_flight.iter().position(|m| m.id == id)?;
         let acked = self.in_flight.remove(at)?;
-        self.in_flight_bytes -= u64::from(acked.bytes);
+        self.in_flight_bytes -= acked.bytes;
         self.is_full &= self.is_scanning;
         if self.is_scanning {
             self.acked_meanwhile.push(id);
@@ -199,8 +200,8 @@ impl Outbox {
     /// Whether to scan now, and then how many messages to ask for: what is in flight may be found again, so that many
     /// more. Waits until half of the window is free, so that a full one does not scan for every ack.
     pub fn poll_scan(&mut self, window: Window, now: Instant) -> Option<usize> {
-        let has_half =
-            self.in_flight.len() * 2 <= window.messages && self.in_flight_bytes * 2 <= window.bytes;
+        let has_half = self.in_flight.len() * 2 <= window.messages
+            && u64::from(self.in_flight_bytes) * 2 <= window.bytes;
         let may_scan = !self.is_full && (has_half || self.in_flight.is_empty());
         if !self.is_dirty || self.is_scanning || !may_scan || self.is_unresponsive(window, now) {
             return None;

@@ -333,10 +333,10 @@ impl Shard {
     }
 
     fn send(&mut self, core: &mut ShardCore, session: &mut Session, frame: Bytes) {
-        let refused = if session.unsent.is_empty() {
-            core.send(session.conn, frame)
-        } else {
+        let refused = if session.has_unsent() {
             Err(SendError::Full(frame))
+        } else {
+            core.send(session.conn, frame)
         };
         if let Err(SendError::Full(frame)) = refused {
             self.unsent_bytes += frame.len();

@@ -23,7 +23,7 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Frames that the connection had no room for. Bounded: deliveries by the window, answers because nothing more is
     /// read from a device that does not read.
-    pub(super) unsent: VecDeque<Bytes>,
+    unsent: Option<Box<VecDeque<Bytes>>>,
     pub(super) unsent_bytes: usize,
     pub(super) is_paused: bool,
     pub(super) acks_since_settled: u16,
@@ -45,7 +45,7 @@ impl Session {
             device: None,
             minimum_urgency: Urgency::VeryLow,
             outbox: Outbox::new(now),
-            unsent: VecDeque::new(),
+            unsent: None,
             unsent_bytes: 0,
             is_paused: false,
             acks_since_settled: 0,
@@ -70,23 +70,28 @@ impl Session {
         }
     }
 
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent.is_some()
+    }
+
     pub(super) fn push_unsent(&mut self, frame: Bytes) {
         self.unsent_bytes += frame.len();
-        self.unsent.push_back(frame);
+        self.unsent.get_or_insert_default().push_back(frame);
     }
 
     pub(super) fn pop_unsent(&mut self) -> Option<Bytes> {
-        let frame = self.unsent.pop_front();
+        let unsent = self.unsent.as_mut()?;
+        let frame = unsent.pop_front();
         self.unsent_bytes -= frame.as_ref().map_or(0, Bytes::len);
-        if self.unsent.is_empty() {
-            self.unsent = VecDeque::new();
+        if unsent.is_empty() {
+            self.unsent = None;
         }
         frame
     }
 
     pub(super) fn unpop_unsent(&mut self, frame: Bytes) {
         self.unsent_bytes += frame.len();
-        self.unsent.push_front(frame);
+        self.unsent.get_or_insert_default().push_front(frame);
     }
 }
 
@@ -96,6 +101,6 @@ mod tests {
 
     #[test]
     fn a_session_stays_within_its_budget() {
-        assert!(size_of::<Session>() <= 288, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 256, "{}", size_of::<Session>());
     }
 }
