@@ -12,7 +12,21 @@ use petrel_quic::{
     sim::{Identity, Link, SERVER_NAME, Sim},
 };
 
-use crate::common::{Pair, closed, hello};
+use crate::common::{Engines, Pair, closed, hello, with_all_engines};
+
+with_all_engines![
+    the_client_closes_with_a_code,
+    the_server_closes_with_a_code,
+    bytes_sent_before_the_close_are_heard_before_it,
+    a_stale_id_does_nothing_to_the_connection_in_its_slot,
+    a_closed_id_is_gone_at_once,
+    a_silent_connection_times_out_on_both_sides_and_not_before_its_time,
+    the_smaller_idle_timeout_counts_and_bytes_keep_alive,
+    a_restarted_server_resets_what_it_does_not_know,
+    a_device_is_back_within_two_seconds_of_its_first_packet_after_a_restart,
+    a_server_with_other_keys_cannot_reset,
+    a_client_that_changes_its_address_keeps_its_connection,
+];
 
 fn by_peer(code: u64, reason: &'static [u8]) -> CloseReason {
     CloseReason::ByPeer {
@@ -21,17 +35,15 @@ fn by_peer(code: u64, reason: &'static [u8]) -> CloseReason {
     }
 }
 
-#[test]
-fn the_client_closes_with_a_code() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn the_client_closes_with_a_code(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     pair.sim.core(pair.client).close(pair.on_client, 7, b"bye");
     assert_eq!(pair.closed(pair.client), CloseReason::Local { code: 7 });
     assert_eq!(pair.closed(pair.server), by_peer(7, b"bye"));
 }
 
-#[test]
-fn the_server_closes_with_a_code() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn the_server_closes_with_a_code(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     pair.sim
         .core(pair.server)
         .close(pair.on_server, u32::MAX, b"full");
@@ -52,9 +64,8 @@ fn the_server_closes_with_a_code() {
     assert_eq!(stats.handshakes_failed_total, 0);
 }
 
-#[test]
-fn bytes_sent_before_the_close_are_heard_before_it() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn bytes_sent_before_the_close_are_heard_before_it(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     pair.sim
         .core(pair.client)
         .send(pair.on_client, Bytes::from_static(b"last words"))
@@ -78,10 +89,9 @@ fn bytes_sent_before_the_close_are_heard_before_it() {
     );
 }
 
-#[test]
-fn a_stale_id_does_nothing_to_the_connection_in_its_slot() {
+fn a_stale_id_does_nothing_to_the_connection_in_its_slot(engines: Engines) {
     let identity = Identity::new();
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
     let stale = pair.on_server;
     pair.sim.core(pair.client).close(pair.on_client, 0, b"");
     while pair.sim.step() {}
@@ -117,9 +127,8 @@ fn a_stale_id_does_nothing_to_the_connection_in_its_slot() {
     assert_eq!(stats.connections, 1);
 }
 
-#[test]
-fn a_closed_id_is_gone_at_once() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn a_closed_id_is_gone_at_once(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     let core = pair.sim.core(pair.server);
     core.close(pair.on_server, 1, b"");
     core.close(pair.on_server, 2, b"");
@@ -134,13 +143,18 @@ fn a_closed_id_is_gone_at_once() {
     assert_eq!(pair.sim.take_events(pair.server), [], "closed once");
 }
 
-#[test]
-fn a_silent_connection_times_out_on_both_sides_and_not_before_its_time() {
+fn a_silent_connection_times_out_on_both_sides_and_not_before_its_time(engines: Engines) {
     let mut identity = Identity::new();
     identity.limits.idle_timeout = Duration::from_secs(60);
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
+    pair.sim
+        .core(pair.client)
+        .send(pair.on_client, Bytes::from_static(b"."))
+        .unwrap();
     pair.sim.run_for(Duration::from_secs(59));
-    assert_eq!(pair.sim.take_events(pair.server), []);
+    pair.sim.take_events(pair.server);
+    assert_eq!(pair.sim.core(pair.server).stats().connections, 1);
+    assert_eq!(pair.sim.core(pair.client).stats().connections, 1);
     pair.sim.run_for(Duration::from_secs(2));
     for (host, conn) in [(pair.server, pair.on_server), (pair.client, pair.on_client)] {
         let reason = CloseReason::TimedOut;
@@ -150,16 +164,16 @@ fn a_silent_connection_times_out_on_both_sides_and_not_before_its_time() {
     }
 }
 
-#[test]
-fn the_smaller_idle_timeout_counts_and_bytes_keep_alive() {
+fn the_smaller_idle_timeout_counts_and_bytes_keep_alive(engines: Engines) {
     let mut identity = Identity::new();
-    let server_config = identity.server_config();
+    let server_config = engines.server_config(&identity);
     identity.limits.idle_timeout = Duration::from_secs(20);
     let mut sim = Sim::new(5, Link::GOOD);
     let server = sim.add_host(&server_config);
-    let client = sim.add_host(&identity.client_config());
+    let client = sim.add_host(&engines.client_config(&identity));
     let conn = sim.connect(client, server, &identity.client_setup());
     hello(&mut sim, client, conn, server);
+    engines.rest(&mut sim, server, client);
     for _ in 0..10 {
         sim.run_for(Duration::from_secs(15));
         sim.core(client)
@@ -171,12 +185,12 @@ fn the_smaller_idle_timeout_counts_and_bytes_keep_alive() {
     assert_eq!(closed(&mut sim, server), CloseReason::TimedOut);
 }
 
-#[test]
-fn a_restarted_server_resets_what_it_does_not_know() {
+fn a_restarted_server_resets_what_it_does_not_know(engines: Engines) {
     let identity = Identity::new();
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
     pair.sim.run_for(Duration::from_secs(1));
-    pair.sim.restart(pair.server, &identity.server_config());
+    pair.sim
+        .restart(pair.server, &engines.server_config(&identity));
     let start = pair.sim.now();
     pair.sim
         .core(pair.client)
@@ -190,13 +204,35 @@ fn a_restarted_server_resets_what_it_does_not_know() {
     assert_eq!(pair.sim.core(pair.server).stats().resets_total, 1);
 }
 
-#[test]
-fn a_server_with_other_keys_cannot_reset() {
+fn a_device_is_back_within_two_seconds_of_its_first_packet_after_a_restart(engines: Engines) {
+    let identity = Identity::new();
+    // 100 ms each way.
+    let far = Link {
+        delay: Duration::from_millis(50),
+        ..Link::PERFECT
+    };
+    let mut pair = Pair::at_rest(engines, &identity, far);
+    pair.sim
+        .restart(pair.server, &engines.server_config(&identity));
+    let start = pair.sim.now();
+    pair.sim.core(pair.client).ping(pair.on_client);
+    assert_eq!(pair.closed(pair.client), CloseReason::Reset);
+    let again = pair
+        .sim
+        .connect(pair.client, pair.server, &identity.client_setup());
+    hello(&mut pair.sim, pair.client, again, pair.server);
+    let took = pair.sim.now() - start;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    engines.rest(&mut pair.sim, pair.server, pair.client);
+}
+
+fn a_server_with_other_keys_cannot_reset(engines: Engines) {
     let mut identity = Identity::new();
     identity.limits.idle_timeout = Duration::from_secs(30);
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
     identity.keys = Arc::new(TransportKeys::generate());
-    pair.sim.restart(pair.server, &identity.server_config());
+    pair.sim
+        .restart(pair.server, &engines.server_config(&identity));
     pair.sim
         .core(pair.client)
         .send(pair.on_client, Bytes::from_static(b"are you there?"))
@@ -208,9 +244,8 @@ fn a_server_with_other_keys_cannot_reset() {
     );
 }
 
-#[test]
-fn a_client_that_changes_its_address_keeps_its_connection() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn a_client_that_changes_its_address_keeps_its_connection(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     pair.sim.run_for(Duration::from_secs(1));
     let before = pair.sim.core(pair.server).remote(pair.on_server);
     assert_eq!(before, Some(pair.sim.addr(pair.client)));

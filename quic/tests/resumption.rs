@@ -19,7 +19,9 @@ use rustls::{
     sign::{CertifiedKey, Signer, SigningKey},
 };
 
-use crate::common::{closed, hello};
+use crate::common::{Engines, closed, hello, with_all_engines};
+
+with_all_engines![a_ticket_is_accepted_by_another_process_with_the_same_keys_only];
 
 /// A signing key that counts its signatures: a resumed handshake needs none (RFC 8446 §2.2).
 #[derive(Debug)]
@@ -48,7 +50,11 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-fn counting_server(identity: &Identity, signatures: &Arc<AtomicU32>) -> ShardConfig {
+fn counting_server(
+    engines: Engines,
+    identity: &Identity,
+    signatures: &Arc<AtomicU32>,
+) -> ShardConfig {
     let certified = identity.certified_key();
     let key = Counting {
         inner: Arc::clone(&certified.key),
@@ -61,22 +67,21 @@ fn counting_server(identity: &Identity, signatures: &Arc<AtomicU32>) -> ShardCon
     };
     ShardConfig {
         server: Some(server),
-        ..identity.client_config()
+        ..engines.server_config(identity)
     }
 }
 
-#[test]
-fn a_ticket_is_accepted_by_another_process_with_the_same_keys_only() {
+fn a_ticket_is_accepted_by_another_process_with_the_same_keys_only(engines: Engines) {
     let mut identity = Identity::new();
     let signatures = Arc::new(AtomicU32::new(0));
     let setup = identity.client_setup();
     let mut sim = Sim::new(1, Link::GOOD);
-    let server = sim.add_host(&counting_server(&identity, &signatures));
-    let client = sim.add_host(&identity.client_config());
+    let server = sim.add_host(&counting_server(engines, &identity, &signatures));
+    let client = sim.add_host(&engines.client_config(&identity));
     let visit = |sim: &mut Sim| {
         let conn = sim.connect(client, server, &setup);
         hello(sim, client, conn, server);
-        sim.run_for(std::time::Duration::from_secs(1));
+        engines.rest(sim, server, client);
         sim.core(client).close(conn, 0, b"");
         closed(sim, server);
         closed(sim, client);
@@ -85,14 +90,14 @@ fn a_ticket_is_accepted_by_another_process_with_the_same_keys_only() {
     };
     assert_eq!(visit(&mut sim), (1, 0), "a full handshake");
     assert_eq!(visit(&mut sim), (1, 1), "resumed");
-    sim.restart(server, &counting_server(&identity, &signatures));
+    sim.restart(server, &counting_server(engines, &identity, &signatures));
     assert_eq!(
         visit(&mut sim),
         (1, 1),
         "resumed with a ticket of the process before"
     );
     identity.keys = Arc::new(TransportKeys::generate());
-    sim.restart(server, &counting_server(&identity, &signatures));
+    sim.restart(server, &counting_server(engines, &identity, &signatures));
     assert_eq!(
         visit(&mut sim),
         (2, 0),

@@ -14,25 +14,33 @@ use std::{
 
 use bytes::Bytes;
 use petrel_quic::{
-    CloseReason, Event, SendError,
-    sim::{Identity, Link, Sim},
+    CloseReason, Engine, Event, SendError,
+    sim::{Identity, Inside, Link, Sim},
 };
 
-use crate::common::{Pair, Peer, closed, pattern};
+use crate::common::{Engines, Pair, Peer, closed, engine_was, pattern, with_all_engines};
 
-#[test]
-fn many_clients_exchange_bytes_over_a_bad_network() {
+with_all_engines![
+    many_clients_exchange_bytes_over_a_bad_network,
+    the_same_seed_gives_the_same_run,
+    a_frame_larger_than_the_window_is_finished_before_the_next,
+    no_writable_without_full,
+    a_peer_that_never_reads_costs_no_more_than_the_windows,
+    a_peer_that_vanished_costs_the_send_window_until_it_times_out,
+];
+
+fn many_clients_exchange_bytes_over_a_bad_network(engines: Engines) {
     const HOSTS: usize = 5;
     const CONNS: usize = 20;
     const FRAME: usize = 5_000;
     let identity = Identity::new();
     let setup = identity.client_setup();
-    let mut sim = Sim::new(42, Link::LOSSY);
-    let server = sim.add_host(&identity.server_config());
+    let mut sim = Sim::new(42, Link::STORMY);
+    let server = sim.add_host(&engines.server_config(&identity));
     let mut server_peer = Peer::echo();
     let mut clients = Vec::new();
     for _ in 0..HOSTS {
-        let host = sim.add_host(&identity.client_config());
+        let host = sim.add_host(&engines.client_config(&identity));
         let conns: Vec<_> = (0..CONNS)
             .map(|_| sim.connect(host, server, &setup))
             .collect();
@@ -86,22 +94,27 @@ fn many_clients_exchange_bytes_over_a_bad_network() {
         }
     }
     while sim.step() {}
+    engine_was(engines.server, &mut sim, server);
     for host in std::iter::once(server).chain(clients.iter().map(|(host, ..)| *host)) {
+        assert_eq!(sim.inside(host), Inside::default());
         let stats = sim.core(host).stats();
         assert_eq!(
             (stats.connections, stats.lingering, stats.connecting),
             (0, 0, 0)
         );
+        assert_eq!(stats.residents, 0);
+    }
+    for (client, ..) in clients {
+        engine_was(engines.client, &mut sim, client);
     }
 }
 
-#[test]
-fn the_same_seed_gives_the_same_run() {
+fn the_same_seed_gives_the_same_run(engines: Engines) {
     let identity = Identity::new();
     let run = |seed| {
         let mut sim = Sim::new(seed, Link::LOSSY);
-        let server = sim.add_host(&identity.server_config());
-        let client = sim.add_host(&identity.client_config());
+        let server = sim.add_host(&engines.server_config(&identity));
+        let client = sim.add_host(&engines.client_config(&identity));
         let start = sim.now();
         let conn = sim.connect(client, server, &identity.client_setup());
         let mut peers = (Peer::echo(), Peer::default());
@@ -117,11 +130,10 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(run(3), run(4));
 }
 
-#[test]
-fn a_frame_larger_than_the_window_is_finished_before_the_next() {
+fn a_frame_larger_than_the_window_is_finished_before_the_next(engines: Engines) {
     let mut identity = Identity::new();
     identity.limits.send_window_bytes = 1_000;
-    let mut pair = Pair::new(&identity, Link::LOSSY);
+    let mut pair = Pair::at_rest(engines, &identity, Link::LOSSY);
     let (first, second) = (
         Bytes::from(pattern(1, 4_000)),
         Bytes::from(pattern(2, 3_000)),
@@ -129,7 +141,10 @@ fn a_frame_larger_than_the_window_is_finished_before_the_next() {
     let core = pair.sim.core(pair.server);
     core.send(pair.on_server, first.clone()).unwrap();
     let held = core.stats().remainder_bytes;
-    assert_eq!(held, 3_000, "the window took its part, the rest waits");
+    match engines.server {
+        Engine::Resident => assert_eq!(held, 0, "it is taken whole"),
+        Engine::Proto => assert_eq!(held, 3_000, "the window took its part, the rest waits"),
+    }
     // The very bytes come back, and nothing of them was taken.
     match core.send(pair.on_server, second.clone()) {
         Err(SendError::Full(back)) => assert_eq!(back.as_ptr(), second.as_ptr()),
@@ -169,9 +184,8 @@ fn a_frame_larger_than_the_window_is_finished_before_the_next() {
     );
 }
 
-#[test]
-fn no_writable_without_full() {
-    let mut pair = Pair::new(&Identity::new(), Link::GOOD);
+fn no_writable_without_full(engines: Engines) {
+    let mut pair = Pair::at_rest(engines, &Identity::new(), Link::GOOD);
     pair.sim
         .core(pair.server)
         .send(pair.on_server, Bytes::from(pattern(1, 100_000)))
@@ -238,11 +252,10 @@ fn fill(pair: &mut Pair, alive: &Arc<AtomicUsize>) -> usize {
     }
 }
 
-#[test]
-fn a_peer_that_never_reads_costs_no_more_than_the_windows() {
+fn a_peer_that_never_reads_costs_no_more_than_the_windows(engines: Engines) {
     let identity = Identity::new();
     let window = identity.limits.send_window_bytes as usize;
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
     pair.sim
         .core(pair.client)
         .pause_reading(pair.on_client, true);
@@ -294,10 +307,9 @@ fn a_peer_that_never_reads_costs_no_more_than_the_windows() {
     );
 }
 
-#[test]
-fn a_peer_that_vanished_costs_the_send_window_until_it_times_out() {
+fn a_peer_that_vanished_costs_the_send_window_until_it_times_out(engines: Engines) {
     let identity = Identity::new();
-    let mut pair = Pair::new(&identity, Link::GOOD);
+    let mut pair = Pair::at_rest(engines, &identity, Link::GOOD);
     pair.sim.set_link(pair.client, Link::CUT);
     let alive = Arc::new(AtomicUsize::new(0));
     let accepted = fill(&mut pair, &alive);

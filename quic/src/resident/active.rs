@@ -1,6 +1,9 @@
 //! What hangs off a record while something is under way.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 
@@ -11,6 +14,9 @@ use super::{
 
 /// IDs of the peer that wait to be retired. A peer that makes more of them is cut off.
 pub(super) const RETIREMENTS_MAX: usize = 8;
+
+/// Entries for which a queue of a box that waits in the pool may keep memory.
+pub(super) const KEPT_MAX: usize = 32;
 
 /// Everything that a connection at rest does without. Times are in microseconds of the engine.
 #[derive(Default)]
@@ -48,7 +54,7 @@ pub(crate) struct Active {
     pub(super) ack_at: Option<u64>,
     /// Ack-eliciting packets received since the last acknowledgement was sent.
     pub(super) unacked: u8,
-    /// When the largest packet number came.
+    /// When the largest packet number came; 0 if it came while nothing was under way.
     pub(super) largest_at: u64,
 
     /// Of the last key phase, until the packets on their way have come (RFC 9001 §6.5).
@@ -68,6 +74,8 @@ pub(super) struct Pending {
     pub(super) challenge: bool,
     /// Sequence numbers of our IDs that the peer has to learn.
     pub(super) announce: Vec<u32>,
+    /// The one of them that the peer was never told: it cannot honestly retire it.
+    pub(super) unsaid: Option<u32>,
     /// Sequence numbers of the peer's IDs to be retired.
     pub(super) retire: Vec<u32>,
 }
@@ -92,8 +100,14 @@ pub(super) struct OldKey {
 /// A new address of the peer that has not been proven yet (RFC 9000 §8.2, §9.3).
 pub(super) struct PathCheck {
     pub(super) challenge: [u8; 8],
-    /// Where the peer was before, to go back to (RFC 9000 §9.3.2).
+    /// Where the peer was before and at which address of ours, to go back to (RFC 9000 §9.3.2).
     pub(super) previous: SocketAddr,
+    pub(super) previous_local: Option<IpAddr>,
+    /// A challenge was sent in a datagram below full size: its response proves the address, but not that full
+    /// datagrams arrive (RFC 9000 §8.2.1).
+    pub(super) was_small: bool,
+    /// The address is proven; what is checked is the size.
+    pub(super) is_proven: bool,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
     /// The next challenge is due; the path has failed at `fails_at`.
@@ -104,6 +118,9 @@ pub(super) struct PathCheck {
 impl PathCheck {
     /// Bytes that may be sent to an address that is not proven (RFC 9000 §8.1).
     pub(super) fn allowance(&self) -> u64 {
+        if self.is_proven {
+            return u64::MAX;
+        }
         (3 * self.received_bytes).saturating_sub(self.sent_bytes)
     }
 }
@@ -126,7 +143,13 @@ impl Active {
         let mut sent = std::mem::take(&mut self.sent);
         let mut send = std::mem::take(&mut self.send);
         sent.clear();
+        if sent.capacity() > KEPT_MAX {
+            sent = VecDeque::new();
+        }
         send.restart(0);
+        if send.capacity() > KEPT_MAX {
+            send = SendBuffer::default();
+        }
         *self = Self {
             sent,
             send,

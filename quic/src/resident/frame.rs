@@ -3,7 +3,7 @@
 
 use super::{
     error::{Code, Violation},
-    varint::{Reader, put_varint, varint_len},
+    varint::{Reader, VARINT_MAX, put_varint, varint_len},
 };
 
 /// Longest connection ID (RFC 9000 §17.2).
@@ -198,10 +198,12 @@ impl<'a> Frame<'a> {
                 stream: reader.varint()?,
                 code: reader.varint()?,
             },
-            kind::CRYPTO => Self::Crypto {
-                offset: reader.varint()?,
-                data: reader.prefixed()?,
-            },
+            kind::CRYPTO => {
+                let (offset, data) = (reader.varint()?, reader.prefixed()?);
+                // The end may not lie beyond 2^62 - 1 (RFC 9000 §19.6).
+                let end = offset.checked_add(data.len() as u64)?;
+                (end <= VARINT_MAX).then_some(Self::Crypto { offset, data })?
+            }
             // An empty token is a FRAME_ENCODING_ERROR (RFC 9000 §19.7).
             kind::NEW_TOKEN => (!reader.prefixed()?.is_empty()).then_some(Self::NewToken)?,
             kind::STREAM..=kind::STREAM_LAST => Self::Stream(Stream::read(kind, reader)?),
@@ -287,7 +289,7 @@ impl<'a> Stream<'a> {
         };
         // The end may not lie beyond 2^62 - 1 (RFC 9000 §19.8).
         let end = offset.checked_add(data.len() as u64)?;
-        (end <= super::varint::VARINT_MAX).then_some(Self {
+        (end <= VARINT_MAX).then_some(Self {
             id,
             offset,
             data,

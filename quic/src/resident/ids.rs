@@ -6,6 +6,7 @@ use super::{
     error::{Code, Violation},
     frame::{NewConnectionId, RESET_TOKEN_BYTES, kind},
     record::{LocalId, Record, RemoteId, ResetToken, SpareId},
+    recovery::NO_SEQUENCE,
 };
 
 impl Engine {
@@ -57,13 +58,22 @@ impl Engine {
             // It was retired before; this is a repetition.
             return Ok(());
         };
+        let active = record.active.as_ref();
+        if active.is_some_and(|a| a.pending.unsaid == Some(spare.sequence)) {
+            // Otherwise one packet could use up any number of IDs.
+            return fault("retires an ID before it was given out");
+        }
+        let cold = &mut *record.cold;
         let id = self.cids.draw();
         let sequence = cold.next_local_sequence;
         cold.next_local_sequence += 1;
         cold.spare_local = Some(SpareId { sequence, id });
         self.notes.push_back(Note::IdRemoved(spare.id));
         self.notes.push_back(Note::IdAdded(id));
-        self.active(record).pending.announce.push(sequence);
+        let pending = &mut self.active(record).pending;
+        pending.announce.retain(|&other| other != spare.sequence);
+        pending.announce.push(sequence);
+        pending.unsaid = Some(sequence);
         Ok(())
     }
 
@@ -84,10 +94,13 @@ impl Engine {
         if record.cold.remote_id.id().is_empty() {
             return fault(Code::PROTOCOL_VIOLATION, "an ID beside one of length 0");
         }
-        let Ok(sequence) = u32::try_from(offer.sequence) else {
+        // Four bytes count them, and the last number says that there is none.
+        let sequence = u32::try_from(offer.sequence).ok();
+        let Some(sequence) = sequence.filter(|&number| number != NO_SEQUENCE) else {
             return fault(Code::CONNECTION_ID_LIMIT_ERROR, "too many IDs");
         };
         let new = RemoteId::new(sequence, offer.id, Some(offer.reset_token));
+        let mut is_known = false;
         for known in [Some(record.cold.remote_id), record.cold.spare_remote] {
             let Some(known) = known else { continue };
             let is_same = known.sequence == sequence;
@@ -95,21 +108,18 @@ impl Engine {
             if contradicts || (!is_same && known.id() == new.id()) {
                 return fault(Code::PROTOCOL_VIOLATION, "one ID with two meanings");
             }
-            if is_same {
-                return Ok(());
-            }
+            is_known |= is_same;
         }
         let is_first_sight = sequence >= record.cold.next_remote_sequence;
         record.cold.next_remote_sequence = record.cold.next_remote_sequence.max(sequence + 1);
-        let prior = u32::try_from(offer.retire_prior_to).unwrap_or(u32::MAX);
-        if sequence < record.cold.retire_prior_to || !is_first_sight {
+        // It is not above the sequence number.
+        let prior = u32::try_from(offer.retire_prior_to).unwrap_or(sequence);
+        let is_late = sequence < record.cold.retire_prior_to || !is_first_sight;
+        if is_late && !is_known {
             // Too late, or seen before and retired since: the peer learns it (again) (RFC 9000 §5.1.2).
             return self.retire(record, &new);
         }
-        if let Some(&token) = new.token() {
-            self.notes.push_back(Note::TokenAdded(token));
-        }
-        let mut new = Some(new);
+        let mut new = (!is_known).then_some(new);
         if prior > record.cold.retire_prior_to {
             record.cold.retire_prior_to = prior;
             if let Some(spare) = record.cold.spare_remote.filter(|s| s.sequence < prior) {
@@ -118,7 +128,7 @@ impl Engine {
             }
             if record.cold.remote_id.sequence < prior {
                 let next = record.cold.spare_remote.take().or_else(|| new.take());
-                // The offer itself is not below what it retires, so there is a next one.
+                // The ID of the offer is not below what it retires, so there is a next one.
                 if let Some(next) = next {
                     self.switch_remote(record, next)?;
                 }
@@ -143,13 +153,17 @@ impl Engine {
 
     fn switch_remote(&mut self, record: &mut Record, next: RemoteId) -> Result<(), Violation> {
         let old = std::mem::replace(&mut record.cold.remote_id, next);
+        // Tokens count from the first to the last use of their ID (RFC 9000 §10.3.1).
+        if let Some(&token) = old.token() {
+            self.notes.push_back(Note::TokenRemoved(token));
+        }
+        if let Some(&token) = next.token() {
+            self.notes.push_back(Note::TokenAdded(token));
+        }
         self.retire(record, &old)
     }
 
     fn retire(&mut self, record: &mut Record, id: &RemoteId) -> Result<(), Violation> {
-        if let Some(&token) = id.token() {
-            self.notes.push_back(Note::TokenRemoved(token));
-        }
         let retire = &mut self.active(record).pending.retire;
         if retire.contains(&id.sequence) {
             return Ok(());

@@ -11,8 +11,8 @@ use super::{
     CLIENT_ACK_DELAY, Engine,
     active::OldKey,
     error::{Code, Violation},
-    frame::{Frame, kind},
-    protect::{self, KEY_PHASE_BIT, PacketKey, RESERVED_BITS, Unmasked},
+    frame::{Frame, RESET_TOKEN_BYTES, kind},
+    protect::{self, FIXED_BIT, KEY_PHASE_BIT, PacketKey, RESERVED_BITS, Unmasked},
     record::{LocalId, Record, State},
     stream::{Taken, check_id},
     timers,
@@ -90,7 +90,7 @@ impl Engine {
                 Stop::Violation(violation) => self.violated(record, now, violation),
                 Stop::Broken(code) => self.broken(record, now, code),
                 Stop::Dropped => {}
-                Stop::Closed(reason) => self.drain(record, now, Some(reason)),
+                Stop::Closed(reason) => self.drain(record, now, reason),
             }
         }
         self.note_room(record);
@@ -108,16 +108,19 @@ impl Engine {
             return Ok(());
         };
         // The token, if it is a reset, lies where header protection does not reach.
-        let trailer = packet.last_chunk::<16>().copied();
+        let trailer = packet.last_chunk::<RESET_TOKEN_BYTES>().copied();
+        let is_reset = trailer.filter(|_| packet.len() >= RESET_BYTES_MIN);
+        let is_reset = is_reset.is_some_and(|token| record.is_reset_token(&token));
         let Some(header) = protect::unmask(&record.rx.header, packet, 1 + CID_BYTES) else {
-            return Ok(());
+            let reset = Err(Stop::Closed(CloseReason::Reset));
+            return if is_reset { reset } else { Ok(()) };
         };
         let number =
             protect::full_number(record.received.largest, header.truncated, header.number_len);
         let (head, body) = packet.split_at_mut(1 + CID_BYTES + header.number_len);
         let Some((phase, plaintext)) = open(record, number, header, head, body) else {
             self.counts.undecryptable += 1;
-            if trailer.is_some_and(|token| record.reset_tokens().any(|known| known == token)) {
+            if is_reset {
                 return Err(Stop::Closed(CloseReason::Reset));
             }
             record.cold.forged = record.cold.forged.saturating_add(1);
@@ -141,11 +144,16 @@ impl Engine {
             return Ok(());
         }
         let is_largest = number > record.received.largest;
+        let last_id = record.local_id;
         let is_other_id = self.note_local_id(record, used);
         let contents = self.handle_frames(record, now, arrival, plaintext)?;
         self.note_received(record, now, number, &contents);
         if contents.is_ordinary && is_largest && !record.is_client {
             self.follow(record, now, arrival, is_other_id);
+        }
+        if is_other_id && arrival.remote != record.remote() {
+            // A probe of another path says nothing of the ID that is used on this one.
+            self.note_local_id(record, last_id);
         }
         Ok(())
     }
@@ -187,6 +195,10 @@ impl Engine {
                 // Nothing was sent with the keys that the peer leaves behind: it cannot know that we have them.
                 if record.next_number <= record.cold.phase_first && record.cold.phase_first > 0 {
                     return fault("a key update before the last one was answered");
+                }
+                // So older keys were used for a larger number (RFC 9001 §6.4).
+                if number < record.received.largest {
+                    return fault("a new key for an old packet");
                 }
                 let _ = record.tx.update();
                 let secret = record.rx.secret.next();
@@ -292,12 +304,18 @@ impl Engine {
             }
             Frame::PathChallenge(data) => {
                 // As much as may go to an address that is not proven (RFC 9000 §8.2.2). The newest one counts.
-                let room = 3 * arrival.bytes;
+                let is_proven = arrival.remote == record.remote()
+                    && record.active.as_ref().is_none_or(|a| a.path.is_none());
+                let room = if is_proven {
+                    usize::MAX
+                } else {
+                    3 * arrival.bytes
+                };
                 self.active(record).path_response = Some((arrival.remote, data, room));
                 Taken::Yes
             }
             Frame::PathResponse(data) => {
-                self.handle_path_response(record, data);
+                self.handle_path_response(record, now, data);
                 Taken::Yes
             }
             Frame::Crypto { .. } | Frame::NewToken | Frame::HandshakeDone => {
@@ -334,7 +352,9 @@ impl Engine {
                 OWN_MAX_ACK_DELAY
             };
             let active = self.active(record);
-            if is_largest {
+            // When a larger one came before all this is not known any more; the peer shall not take it for a delay
+            // (RFC 9000 §13.2.5).
+            if is_largest || active.largest_at == 0 {
                 active.largest_at = now;
             }
             active.owe_ack(now, is_urgent, delay.as_micros() as u64);
@@ -346,7 +366,8 @@ impl Engine {
     }
 }
 
-/// Opens a packet with the key of its phase (RFC 9001 §6.3, §6.5). Nothing is changed.
+/// Opens a packet with the key of its phase (RFC 9001 §6.3, §6.5). Nothing is changed. Without the fixed bit it is no
+/// packet of this version (RFC 9000 §17.3.1).
 fn open<'a>(
     record: &Record,
     number: u64,
@@ -354,6 +375,9 @@ fn open<'a>(
     head: &[u8],
     body: &'a mut [u8],
 ) -> Option<(Phase, &'a [u8])> {
+    if header.first & FIXED_BIT == 0 {
+        return None;
+    }
     let is_current = (header.first & KEY_PHASE_BIT != 0) == record.key_phase;
     if is_current {
         let plaintext = record.rx.key.open(number, head, body).ok()?;

@@ -18,6 +18,8 @@
 
 mod active;
 pub(crate) mod error;
+#[cfg(feature = "sim")]
+mod forge;
 pub(crate) mod frame;
 mod ids;
 mod input;
@@ -159,8 +161,7 @@ impl Engine {
     /// The peer says that it has lost its state (RFC 9000 §10.3.1).
     pub(crate) fn handle_reset_packet(&mut self, record: &mut Record, now: Instant) {
         if record.state != State::Draining {
-            let was_open = record.state == State::Open;
-            self.drain(record, self.us(now), was_open.then_some(CloseReason::Reset));
+            self.drain(record, self.us(now), CloseReason::Reset);
         }
     }
 
@@ -227,8 +228,10 @@ impl Engine {
         record.state = State::Closing;
         let ends_at = now + 3 * record.cold.probe_timeout_us();
         let active = self.active(record);
-        // Nothing else matters any more.
+        // Nothing else matters any more, but how much may go to an address that is not proven (RFC 9000 §10.2.1).
+        let path = active.path.take();
         active.renew();
+        active.path = path;
         active.closing = Some(Box::new(Closing {
             is_application,
             code,
@@ -242,6 +245,10 @@ impl Engine {
 
     /// The peer broke a rule of QUIC.
     fn violated(&mut self, record: &mut Record, now: u64, violation: Violation) {
+        // Packets that cannot be opened may reach their limit when the end was told already.
+        if record.state != State::Open {
+            return;
+        }
         let Violation {
             code,
             frame,
@@ -263,8 +270,10 @@ impl Engine {
             .push_back(Note::Closed(CloseReason::BrokenRule { code }));
     }
 
-    /// The peer ended it: silence until nothing can come any more (RFC 9000 §10.2.2).
-    fn drain(&mut self, record: &mut Record, now: u64, reason: Option<CloseReason>) {
+    /// The peer ended it: silence until nothing can come any more (RFC 9000 §10.2.2). Told only if we had not ended it
+    /// before.
+    fn drain(&mut self, record: &mut Record, now: u64, reason: CloseReason) {
+        let was_open = record.state == State::Open;
         record.state = State::Draining;
         let ends_at = now + 3 * record.cold.probe_timeout_us();
         let active = self.active(record);
@@ -278,7 +287,7 @@ impl Engine {
             heard: 0,
             ends_at,
         }));
-        if let Some(reason) = reason {
+        if was_open {
             self.notes.push_back(Note::Closed(reason));
         }
     }

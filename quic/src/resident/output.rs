@@ -9,13 +9,18 @@ use super::{
     protect::{CONFIDENTIALITY_LIMIT, PacketStart, TAG_BYTES},
     record::{Cold, Record, State},
     recovery::{DATAGRAM_BYTES, NO_SEQUENCE, Sent},
-    stream::STREAM,
+    stream::{STREAM, has_ended},
     timers::{self, FULL_ALLOWANCE, MIN_ALLOWANCE},
     varint::put_varint,
 };
+use crate::close_code;
 
 /// Packets sent with one key before it is replaced: half of what RFC 9001 §6.6 allows.
 const UPDATE_AFTER: u64 = CONFIDENTIALITY_LIMIT / 2;
+
+/// Packets with a key that no update can replace any more. Those left tell the peer of the end, which is said again at
+/// each power of two of what it sends on: without them only a stateless reset were left (RFC 9001 §6.6).
+const LAST_WITH_KEY: u64 = CONFIDENTIALITY_LIMIT - 64;
 
 /// Bytes that a packet has to have left for stream data to be put into it.
 const STREAM_ROOM_MIN: usize = 32;
@@ -59,6 +64,10 @@ impl Engine {
             State::Closing => self.write_close(record, out),
             State::Open => {
                 self.replace_worn_key(record, now);
+                if has_ended(record) {
+                    self.broken(record, now, close_code::STREAM_FINISHED);
+                    return None;
+                }
                 let datagram = self
                     .write_path_response(record, now, out)
                     .or_else(|| self.write_packet(record, now, out));
@@ -79,7 +88,7 @@ impl Engine {
         let is_over = record.active.as_ref().is_none_or(|a| a.old_key.is_none());
         if record.is_phase_acked && is_over {
             self.begin_key_update(record);
-        } else if used >= CONFIDENTIALITY_LIMIT {
+        } else if used >= LAST_WITH_KEY {
             let code = super::error::Code::AEAD_LIMIT_REACHED;
             let reason = "the peer lets no key be replaced";
             self.violated(record, now, super::error::Violation::new(code, reason));
@@ -94,13 +103,19 @@ impl Engine {
         now: u64,
         out: &mut Vec<u8>,
     ) -> Option<Datagram> {
-        let (to, data, room) = record.active.as_mut()?.path_response.take()?;
+        let to_peer = record.remote();
+        let active = record.active.as_mut()?;
+        // Only congestion may delay it, also on behalf of a peer that acknowledges none of them (RFC 9000 §8.2.2, §21.7).
+        let has_window = active.has_window();
+        let response = &mut active.path_response;
+        let (to, data, room) = response.take_if(|(to, ..)| has_window || *to != to_peer)?;
         let start = start_packet(record, out);
         out.push(kind::PATH_RESPONSE);
         out.extend_from_slice(&data);
         let draft = Draft {
             sent: empty_sent(record.next_number, now),
-            elicits_ack: true,
+            // Elsewhere it tells nothing of the path in use (RFC 9000 §9.4), and is not sent again in any case.
+            elicits_ack: to == to_peer,
             is_padded: room >= DATAGRAM_BYTES,
         };
         Some(finish_packet(record, start, out, to, draft))
@@ -144,9 +159,10 @@ impl Engine {
         };
         // First, since an unproven address may allow for nothing more.
         put_challenge(active, cold, out, &mut draft, now);
-        // An acknowledgement goes along whenever something goes (RFC 9000 §13.2.1).
+        // An acknowledgement goes along whenever something goes (RFC 9000 §13.2.1), and with every probe: the last one may
+        // be lost, and a peer whose window it would open may have no other way to ask for it.
         let is_held = allowance < FULL_ALLOWANCE;
-        if active.ack_at.is_some() && !is_held {
+        if (active.ack_at.is_some() || active.probes > 0) && !is_held {
             active.put_ack(out, *received, now);
         }
         if active.has_window() && !is_held {
@@ -157,7 +173,12 @@ impl Engine {
                 put_blocked(active, cold, out, &mut draft, now);
             }
         }
-        draft.is_padded &= size == DATAGRAM_BYTES;
+        if draft.is_padded && size < DATAGRAM_BYTES {
+            draft.is_padded = false;
+            if let Some(check) = active.path.as_deref_mut() {
+                check.was_small = true;
+            }
+        }
         if start.payload_len(out) == 0 {
             out.truncate(start.at);
             return None;
@@ -187,7 +208,7 @@ impl Engine {
             put_varint(out, sequence.into());
             (draft.elicits_ack, draft.sent.retired) = (true, sequence);
         }
-        if let Some(sequence) = pending.announce.pop() {
+        while let Some(sequence) = pending.announce.pop() {
             let spare = cold.spare_local.filter(|spare| spare.sequence == sequence);
             let id = match spare {
                 Some(spare) => Some(spare.id),
@@ -198,6 +219,8 @@ impl Engine {
                 let token = self.reset_token(&id);
                 put_new_connection_id(out, sequence.into(), 0, &id, &token);
                 (draft.elicits_ack, draft.sent.announced) = (true, sequence);
+                pending.unsaid = pending.unsaid.filter(|&unsaid| unsaid != sequence);
+                break;
             }
         }
         if std::mem::take(&mut pending.ping) {
@@ -215,15 +238,19 @@ impl Engine {
     }
 
     fn write_close(&mut self, record: &mut Record, out: &mut Vec<u8>) -> Option<Datagram> {
-        let closing = record.active.as_mut()?.closing.as_mut()?;
-        if !std::mem::take(&mut closing.is_pending) {
+        let active = record.active.as_mut()?;
+        let allowance = active.path.as_deref().map_or(u64::MAX, |p| p.allowance());
+        let closing = active.closing.as_mut()?;
+        // RFC 9000 §10.2.1: no more than three times of what came from an address that is not proven.
+        if allowance < MIN_ALLOWANCE || !std::mem::take(&mut closing.is_pending) {
             return None;
         }
+        let size = usize::try_from(allowance).map_or(DATAGRAM_BYTES, |a| a.min(DATAGRAM_BYTES));
         let (is_application, code, frame) = (closing.is_application, closing.code, closing.frame);
         let reason = closing.reason.clone();
         let to = record.remote();
         let start = start_packet(record, out);
-        let room = DATAGRAM_BYTES - TAG_BYTES - (out.len() - start.at);
+        let room = size - TAG_BYTES - (out.len() - start.at);
         put_close(out, is_application, code, frame, &reason, room);
         let draft = Draft {
             sent: empty_sent(record.next_number, 0),

@@ -7,11 +7,8 @@ use super::{
     active::PathCheck,
     input::Arrival,
     record::{Record, State},
-    rtt::Rtt,
+    rtt::{INITIAL_RTT_US, Rtt},
 };
-
-/// Round-trip time of a path that nothing is known of (RFC 9002 §6.2.2), in microseconds.
-const INITIAL_RTT_US: u32 = 333_000;
 
 impl Engine {
     /// A datagram from the address that has to be proven: three times as much may go there (RFC 9000 §8.1).
@@ -37,23 +34,20 @@ impl Engine {
             return;
         }
         self.counts.path_changes += 1;
-        let old = record.remote();
+        let (old, old_local) = (record.remote(), record.local_ip());
         let moved_far = old.ip() != arrival.remote.ip();
         record.remote = arrival.remote.into();
         record.cold.set_local_ip(arrival.local_ip);
         // What is known of the old path does not hold for another one; a new port alone is the same path
         // (RFC 9000 §9.4).
         if moved_far {
-            record.cold.rtt = Rtt::from_sample(INITIAL_RTT_US);
+            record.cold.rtt = Rtt::unknown();
             record.cold.window = super::recovery::INITIAL_WINDOW;
         }
         if is_other_id {
             self.rotate_remote(record);
         }
-        let probe_timeout = record
-            .cold
-            .probe_timeout_us()
-            .max(3 * u64::from(INITIAL_RTT_US));
+        let fails_at = now + validation_us(record);
         let mut challenge = [0; 8];
         self.rng.fill_bytes(&mut challenge);
         let active = self.active(record);
@@ -61,7 +55,10 @@ impl Engine {
         if moved_far {
             active.forget_path();
         }
-        let previous = active.path.take().map_or(old, |check| check.previous);
+        let before = active.path.take().filter(|check| !check.is_proven);
+        let (previous, previous_local) = before.map_or((old, old_local), |check| {
+            (check.previous, check.previous_local)
+        });
         if previous == arrival.remote {
             // Back where it was proven.
             active.pending.challenge = false;
@@ -70,22 +67,37 @@ impl Engine {
         active.path = Some(Box::new(PathCheck {
             challenge,
             previous,
+            previous_local,
+            was_small: false,
+            is_proven: false,
             received_bytes: arrival.bytes as u64,
             sent_bytes: 0,
             repeat_at: now,
-            fails_at: now + 3 * probe_timeout,
+            fails_at,
         }));
         active.pending.challenge = true;
     }
 
     /// The peer is where it says (RFC 9000 §8.2.3).
-    pub(super) fn handle_path_response(&mut self, record: &mut Record, data: [u8; 8]) {
-        if let Some(active) = record.active.as_deref_mut()
-            && active
-                .path
-                .as_ref()
-                .is_some_and(|check| check.challenge == data)
-        {
+    pub(super) fn handle_path_response(&mut self, record: &mut Record, now: u64, data: [u8; 8]) {
+        let fails_at = now + validation_us(record);
+        let Some(active) = record.active.as_deref_mut() else {
+            return;
+        };
+        let Some(check) = active
+            .path
+            .as_deref_mut()
+            .filter(|check| check.challenge == data)
+        else {
+            return;
+        };
+        if check.was_small {
+            // Now that nothing forbids it, once more in full size (RFC 9000 §8.2.1).
+            self.rng.fill_bytes(&mut check.challenge);
+            (check.was_small, check.is_proven) = (false, true);
+            (check.repeat_at, check.fails_at) = (now, fails_at);
+            active.pending.challenge = true;
+        } else {
             active.path = None;
             active.pending.challenge = false;
         }
@@ -102,6 +114,7 @@ impl Engine {
         };
         if check.fails_at <= now {
             record.remote = check.previous.into();
+            record.cold.set_local_ip(check.previous_local);
             active.path = None;
             active.pending.challenge = false;
             active.leave_path();
@@ -111,4 +124,10 @@ impl Engine {
             active.pending.challenge = true;
         }
     }
+}
+
+/// How long a validation may take (RFC 9000 §8.2.4).
+fn validation_us(record: &Record) -> u64 {
+    let unknown = 3 * u64::from(INITIAL_RTT_US);
+    3 * record.cold.probe_timeout_us().max(unknown)
 }

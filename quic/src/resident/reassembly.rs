@@ -1,14 +1,17 @@
 //! Bytes of the stream that came before those in front of them.
 
 /// Pieces that may lie apart. A packet that would make more is dropped as if the network had lost it.
-const PIECES_MAX: usize = 64;
+pub(super) const PIECES_MAX: usize = 64;
 
 /// Received bytes beyond the first missing one, in one buffer, however often and however overlapping they came.
 /// Bounded by the receive window, which the caller enforces.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
-    /// From the first missing byte on; holes are zero.
+    /// From `front` on: what follows the first missing byte, with that; holes are zero. What lies before `front` was
+    /// taken, and is let go when it is half of the buffer: moving the rest at each step would cost a peer nothing that
+    /// sends single bytes.
     buffer: Vec<u8>,
+    front: usize,
     /// What of the buffer was received, in order, apart.
     pieces: Vec<(u32, u32)>,
 }
@@ -20,7 +23,7 @@ impl Reassembly {
 
     /// Bytes that are held.
     pub(crate) fn held(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() - self.front
     }
 
     /// Whether a piece of `length` bytes, `ahead` of the first missing one, can be kept.
@@ -33,13 +36,13 @@ impl Reassembly {
 
     /// Keeps a piece, `ahead` of the first missing byte. Call [`has_place`](Self::has_place) first.
     pub(crate) fn insert(&mut self, ahead: u32, data: &[u8]) {
-        let start = ahead as usize;
+        let start = self.front + ahead as usize;
         let end = start + data.len();
         if self.buffer.len() < end {
             self.buffer.resize(end, 0);
         }
         self.buffer[start..end].copy_from_slice(data);
-        let (mut low, mut high) = (ahead, end as u32);
+        let (mut low, mut high) = (ahead, ahead + data.len() as u32);
         let from = self.pieces.partition_point(|p| p.1 < low);
         let to = self.pieces.partition_point(|p| p.0 <= high);
         if from < to {
@@ -52,19 +55,23 @@ impl Reassembly {
     /// The bytes that are not missing any more, from the front on.
     pub(crate) fn ready(&self) -> &[u8] {
         match self.pieces.first() {
-            Some(&(0, end)) => &self.buffer[..end as usize],
+            Some(&(0, end)) => &self.buffer[self.front..self.front + end as usize],
             _ => &[],
         }
     }
 
     /// Moves the front by `count` bytes, which came in another way or were taken.
     pub(crate) fn advance(&mut self, count: usize) {
-        if count >= self.buffer.len() {
+        if count >= self.held() {
             // The memory goes too: a burst of disorder is rare.
             *self = Self::default();
             return;
         }
-        self.buffer.drain(..count);
+        self.front += count;
+        if self.front > self.buffer.len() / 2 {
+            self.buffer.drain(..self.front);
+            self.front = 0;
+        }
         let by = count as u32;
         self.pieces.retain_mut(|piece| {
             piece.0 = piece.0.saturating_sub(by);

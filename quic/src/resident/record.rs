@@ -243,8 +243,9 @@ impl Record {
                 sequence: sequence(number),
                 id,
             }),
-            next_remote_sequence: 1 + spare_remote
-                .map_or(remote_id.sequence, |s| s.sequence.max(remote_id.sequence)),
+            next_remote_sequence: spare_remote
+                .map_or(remote_id.sequence, |s| s.sequence.max(remote_id.sequence))
+                .saturating_add(1),
             remote_id,
             spare_remote,
             retire_prior_to: sequence(taken.retire_prior_to),
@@ -296,11 +297,18 @@ impl Record {
         self.local_id == id || self.cold.spare_local.is_some_and(|spare| spare.id == id)
     }
 
-    /// The tokens by which the peer may say that it has lost its state.
+    /// The tokens by which the peer may say that it has lost its state: at most one, since those of IDs that were not
+    /// used yet, or are retired, must not be looked at (RFC 9000 §10.3.1).
     pub(crate) fn reset_tokens(&self) -> impl Iterator<Item = ResetToken> {
-        let spare = self.cold.spare_remote.as_ref().and_then(RemoteId::token);
-        let tokens = [self.cold.remote_id.token(), spare];
-        tokens.into_iter().flatten().copied()
+        self.cold.remote_id.token().copied().into_iter()
+    }
+
+    /// Whether this is such a token, found out in the same time for every wrong one (RFC 9000 §10.3.1).
+    pub(crate) fn is_reset_token(&self, token: &ResetToken) -> bool {
+        self.cold.remote_id.token().is_some_and(|known| {
+            let difference = known.iter().zip(token).fold(0, |d, (a, b)| d | (a ^ b));
+            std::hint::black_box(difference) == 0
+        })
     }
 
     pub(super) fn max_data_end(&self) -> u64 {

@@ -29,7 +29,7 @@ pub(super) const RESEND_BURST: u8 = 4;
 const BACK_OFF_MAX: u8 = 10;
 
 /// Packets in flight at most: more small ones wait, as if the window were full.
-const SENT_MAX: usize = 1024;
+pub(super) const SENT_MAX: usize = 1024;
 
 /// In [`Sent`]: no ID.
 pub(super) const NO_SEQUENCE: u32 = u32::MAX;
@@ -63,9 +63,10 @@ impl Active {
         }))
     }
 
-    /// Whether the congestion window lets another datagram go.
+    /// Whether the congestion window lets another datagram of full size go (RFC 9002 §7).
     pub(super) fn has_window(&self) -> bool {
-        self.probes > 0 || (self.in_flight < self.window && self.sent.len() < SENT_MAX)
+        let has_room = self.in_flight.saturating_add(DATAGRAM_BYTES as u32) <= self.window;
+        self.probes > 0 || (has_room && self.sent.len() < SENT_MAX)
     }
 
     /// The peer is elsewhere: what is on its way to where it was counts neither as in flight nor as lost to congestion
@@ -184,8 +185,8 @@ impl Active {
         if let Some(oldest) = self.sent.front().copied() {
             self.requeue(oldest);
         }
-        // What it carried may have arrived by another packet since.
-        self.pending.ping |= !self.send.has_lost() && self.pending.is_empty();
+        // What it carried may have arrived by another packet since, or be of no use any more.
+        self.pending.ping |= !self.send.has_lost();
     }
 }
 

@@ -11,7 +11,21 @@ pub(crate) struct Rtt {
     pub(crate) min_us: u32,
 }
 
+/// Round-trip time of a path that nothing is known of (RFC 9002 §6.2.2), in microseconds.
+pub(crate) const INITIAL_RTT_US: u32 = 333_000;
+
+/// Stands for the minimum before the first sample.
+const NO_SAMPLE: u32 = u32::MAX;
+
 impl Rtt {
+    /// Of a path that nothing is known of (RFC 9002 §6.2.2).
+    pub(crate) fn unknown() -> Self {
+        Self {
+            min_us: NO_SAMPLE,
+            ..Self::from_sample(INITIAL_RTT_US)
+        }
+    }
+
     /// From a first sample (RFC 9002 §5.3).
     pub(crate) fn from_sample(us: u32) -> Self {
         Self {
@@ -24,6 +38,10 @@ impl Rtt {
     /// Takes a sample, and the delay that the peer says it caused, already bounded by its max_ack_delay (RFC 9002 §5.3).
     pub(crate) fn update(&mut self, sample_us: u64, ack_delay_us: u64) {
         let sample = u32::try_from(sample_us).unwrap_or(u32::MAX);
+        if self.min_us == NO_SAMPLE {
+            *self = Self::from_sample(sample);
+            return;
+        }
         let delay = u32::try_from(ack_delay_us).unwrap_or(u32::MAX);
         // The minimum ignores the delay (RFC 9002 §5.2).
         self.min_us = self.min_us.min(sample);
@@ -78,6 +96,16 @@ mod tests {
             rtt.probe_timeout_us(25_000),
             u64::from(rtt.smoothed_us + 4 * rtt.variation_us) + 25_000
         );
+    }
+
+    #[test]
+    fn the_first_sample_replaces_what_was_assumed() {
+        for us in [20_000, 900_000] {
+            let mut rtt = Rtt::unknown();
+            assert_eq!(rtt.probe_timeout_us(0), 3 * u64::from(INITIAL_RTT_US));
+            rtt.update(us, 25_000);
+            assert_eq!(rtt, Rtt::from_sample(us as u32));
+        }
     }
 
     #[test]

@@ -32,6 +32,12 @@ impl SendBuffer {
         (self.chunks_at, self.acked_to, self.next) = (offset, offset, offset);
     }
 
+    /// Entries for which its largest queue has memory.
+    pub(crate) fn capacity(&self) -> usize {
+        let ranges = self.acked.capacity().max(self.lost.capacity());
+        self.chunks.capacity().max(ranges)
+    }
+
     /// Offset after the last byte accepted.
     pub(crate) fn end(&self) -> u64 {
         self.chunks_at + self.chunks.iter().map(|c| c.len() as u64).sum::<u64>()

@@ -131,10 +131,14 @@ impl Engine {
             .active
             .as_ref()
             .is_some_and(|active| !active.reassembly.is_empty());
-        if is_next && !holds && !record.is_paused {
+        if is_next && !record.is_paused {
             record.recv_offset += data.len() as u64;
             let bytes = self.share(data);
             self.notes.push_back(Note::Bytes(bytes));
+            if let Some(active) = record.active.as_deref_mut().filter(|_| holds) {
+                active.reassembly.advance(data.len());
+                self.hand_out(record);
+            }
             self.extend_credit(record);
             return Taken::Yes;
         }
@@ -223,6 +227,10 @@ impl Engine {
         if final_size < record.recv_offset + held as u64 {
             return fault(Code::FINAL_SIZE_ERROR, "bytes beyond the final size");
         }
+        let known = record.active.as_ref().and_then(|a| a.final_size);
+        if known.is_some_and(|known| known != final_size) {
+            return fault(Code::FINAL_SIZE_ERROR, "another final size");
+        }
         Ok(Taken::Broken(close_code::STREAM_RESET))
     }
 
@@ -244,20 +252,33 @@ impl Engine {
     }
 }
 
+/// Whether the application has got all bytes of a stream that is finished. Only while it was paused this was not found
+/// when the end came.
+pub(super) fn has_ended(record: &Record) -> bool {
+    let active = record.active.as_deref();
+    active.is_some_and(|active| active.final_size == Some(record.recv_offset))
+}
+
 /// Only one stream can be spoken of.
 ///
 /// # Errors
 ///
-/// STREAM_LIMIT_ERROR for further streams of the client, STREAM_STATE_ERROR for streams that only this side could have
-/// opened (RFC 9000 §19.8, §19.10, §4.6).
+/// STREAM_LIMIT_ERROR for further streams of the peer (RFC 9000 §4.6), STREAM_STATE_ERROR for streams that only this side
+/// could have opened, and for credit where only the peer sends (§19.5, §19.8, §19.10).
 pub(super) fn check_id(record: &Record, stream: u64, frame: u8) -> Result<(), Violation> {
     if stream == STREAM {
         return Ok(());
     }
-    // The low bit tells who opens it (RFC 9000 §2.1).
+    // The low bit tells who opens it, the next one whether it has one direction only (RFC 9000 §2.1).
     let is_ours = (stream & 1 == 0) == record.is_client;
+    let is_for_sender = matches!(frame, kind::STOP_SENDING | kind::MAX_STREAM_DATA);
     let (code, reason) = if is_ours {
         (Code::STREAM_STATE_ERROR, "a stream that was never opened")
+    } else if is_for_sender && stream & 2 != 0 {
+        (
+            Code::STREAM_STATE_ERROR,
+            "a stream that only the peer sends on",
+        )
     } else {
         (Code::STREAM_LIMIT_ERROR, "there is one stream only")
     };

@@ -99,7 +99,8 @@ impl First {
         let own = if is_setup {
             Some(self.setup_deadline)
         } else {
-            self.rests_from.filter(|_| self.tap.is_some())
+            self.rests_from
+                .filter(|_| self.tap.is_some() && !self.proto.is_closed())
         };
         engine.into_iter().chain(own).min()
     }
@@ -107,13 +108,14 @@ impl First {
     /// Takes the connection away from the engine, if it is quiet. To be asked when there is nothing to transmit.
     pub(super) fn take(&mut self, now: Instant) -> Option<Handover> {
         let tap = self.tap.as_ref()?;
-        if !self.remainder.is_empty() || self.proto.is_closed() {
-            return None;
-        }
         if self.rests_from.is_some_and(|from| from > now) {
             return None;
         }
+        // From here on every turn asks again, and no timer is needed for it.
         self.rests_from = None;
+        if !self.remainder.is_empty() || self.proto.is_closed() {
+            return None;
+        }
         let result = tap.lock().take(self.progress);
         match result {
             Ok(handover) => Some(handover),

@@ -3,6 +3,8 @@
 mod admission;
 mod connection;
 mod first;
+#[cfg(feature = "sim")]
+mod inside;
 mod resident;
 mod routes;
 pub(crate) mod setup;
@@ -15,6 +17,8 @@ use bytes::Bytes;
 use quinn_proto::{Endpoint, VarInt};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
+#[cfg(feature = "sim")]
+pub use self::inside::Inside;
 use self::{
     connection::{Conn, Life, Phase},
     routes::Routes,

@@ -40,6 +40,12 @@ impl Routes {
         remove(&mut self.tokens, token_fingerprint(token), slot);
     }
 
+    /// How many IDs and tokens there are.
+    #[cfg(feature = "sim")]
+    pub(super) fn len(&self) -> usize {
+        self.ids.len() + self.tokens.len()
+    }
+
     /// Bytes of memory that the tables take.
     pub(super) fn memory_bytes(&self) -> u64 {
         (self.ids.allocation_size() + self.tokens.allocation_size()) as u64

@@ -18,6 +18,8 @@
 //! sim.run_until(|sim| matches!(sim.next_event(server), Some(Event::Bytes { .. })));
 //! ```
 
+#[doc(hidden)]
+pub mod hostile;
 mod identity;
 mod link;
 
@@ -34,6 +36,7 @@ pub use self::{
     identity::{Identity, SERVER_NAME, TEST_ALPN},
     link::Link,
 };
+pub use crate::shard::Inside;
 use crate::{ClientSetup, ConnId, Ecn, Event, Received, ShardConfig, ShardCore};
 
 /// Virtual time after which a run that should have ended is given up.
@@ -163,6 +166,12 @@ impl Sim {
         &mut self.hosts[host.0].core
     }
 
+    /// What a host holds.
+    #[must_use]
+    pub fn inside(&self, host: HostId) -> Inside {
+        self.hosts[host.0].core.inside()
+    }
+
     /// A host's address.
     #[must_use]
     pub fn addr(&self, host: HostId) -> SocketAddr {
@@ -237,11 +246,21 @@ impl Sim {
 
     /// Lets time pass.
     pub fn run_for(&mut self, duration: Duration) {
+        self.run_for_with(duration, |_| {});
+    }
+
+    /// Lets time pass, and has the applications act at every moment at which something happened, the first one
+    /// included.
+    pub fn run_for_with(&mut self, duration: Duration, mut act: impl FnMut(&mut Self)) {
         let end = self.now + duration;
-        self.settle();
-        while let Some(next) = self.next_moment().filter(|&next| next <= end) {
-            self.move_to(next);
+        loop {
             self.settle();
+            act(self);
+            self.settle();
+            let Some(next) = self.next_moment().filter(|&next| next <= end) else {
+                break;
+            };
+            self.move_to(next);
         }
         self.now = end;
     }

@@ -1,17 +1,97 @@
 //! What the tests share: a peer that keeps what it hears and sends what is queued.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test binary uses its own part of this"
+)]
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use petrel_quic::{
-    CloseReason, ConnId, Event, SendError, ShardConfig, ShardCore,
-    sim::{HostId, SERVER_NAME, Sim},
+    CloseReason, ConnId, Engine, Event, SendError, ShardConfig, ShardCore,
+    sim::{HostId, Identity, Link, SERVER_NAME, Sim},
 };
+
+/// Who serves the connections of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Engines {
+    pub(crate) server: Engine,
+    pub(crate) client: Engine,
+}
+
+impl Engines {
+    pub(crate) const RESIDENT: Self = Self::new(Engine::Resident, Engine::Resident);
+    pub(crate) const SERVER_RESIDENT: Self = Self::new(Engine::Resident, Engine::Proto);
+    pub(crate) const CLIENT_RESIDENT: Self = Self::new(Engine::Proto, Engine::Resident);
+    pub(crate) const PROTO: Self = Self::new(Engine::Proto, Engine::Proto);
+
+    const fn new(server: Engine, client: Engine) -> Self {
+        Self { server, client }
+    }
+
+    pub(crate) fn server_config(self, identity: &Identity) -> ShardConfig {
+        ShardConfig {
+            engine: self.server,
+            ..identity.server_config()
+        }
+    }
+
+    pub(crate) fn client_config(self, identity: &Identity) -> ShardConfig {
+        ShardConfig {
+            engine: self.client,
+            ..identity.client_config()
+        }
+    }
+
+    /// Lets the connections of a server and a client come to rest: those of a resident engine are handed over, and
+    /// no others.
+    pub(crate) fn rest(self, sim: &mut Sim, server: HostId, client: HostId) {
+        let hosts = [(self.server, server), (self.client, client)];
+        sim.run_for(Duration::from_secs(1));
+        sim.run_until(|sim| {
+            hosts.iter().all(|&(engine, host)| {
+                let stats = sim.core(host).stats();
+                engine == Engine::Proto || stats.residents == stats.connections
+            })
+        });
+        for (engine, host) in hosts {
+            engine_was(engine, sim, host);
+        }
+    }
+}
+
+/// Checks that the connections of a host were handed over to the resident engine if they had to, and else none.
+pub(crate) fn engine_was(engine: Engine, sim: &mut Sim, host: HostId) {
+    let handed_over = sim.core(host).stats().residents_total;
+    assert_eq!(handed_over > 0, engine == Engine::Resident);
+}
+
+/// Tests that run with each pair of engines, each under a name of its own.
+macro_rules! with_all_engines {
+    ($($test:ident),* $(,)?) => {
+        with_all_engines!(@ both_resident RESIDENT $($test)*);
+        with_all_engines!(@ server_resident SERVER_RESIDENT $($test)*);
+        with_all_engines!(@ client_resident CLIENT_RESIDENT $($test)*);
+        with_all_engines!(@ none_resident PROTO $($test)*);
+    };
+    (@ $module:ident $engines:ident $($test:ident)*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(crate::common::Engines::$engines);
+                }
+            )*
+        }
+    };
+}
+pub(crate) use with_all_engines;
 
 /// An application on one host of a simulation.
 #[derive(Default)]
@@ -99,10 +179,21 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new(identity: &petrel_quic::sim::Identity, link: petrel_quic::sim::Link) -> Self {
+    pub(crate) fn new(identity: &Identity, link: Link) -> Self {
+        Self::with(Engines::RESIDENT, identity, link)
+    }
+
+    /// Whoever shall serve them does.
+    pub(crate) fn at_rest(engines: Engines, identity: &Identity, link: Link) -> Self {
+        let mut pair = Self::with(engines, identity, link);
+        engines.rest(&mut pair.sim, pair.server, pair.client);
+        pair
+    }
+
+    fn with(engines: Engines, identity: &Identity, link: Link) -> Self {
         let mut sim = Sim::new(1, link);
-        let server = sim.add_host(&identity.server_config());
-        let client = sim.add_host(&identity.client_config());
+        let server = sim.add_host(&engines.server_config(identity));
+        let client = sim.add_host(&engines.client_config(identity));
         let on_client = sim.connect(client, server, &identity.client_setup());
         let on_server = hello(&mut sim, client, on_client, server);
         Self {
