@@ -4,13 +4,18 @@
 
 use std::{fs, panic, path::Path};
 
-#[expect(unreachable_pub, reason = "the fuzz targets, which share it, are another crate")]
+#[expect(
+    unreachable_pub,
+    reason = "the fuzz targets, which share it, are another crate"
+)]
 #[path = "../fuzz/src/protocol.rs"]
 mod protocol;
 
 /// Runs every input of a target, in the order of their names.
 fn replay(target: &str, run: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
     let entries = fs::read_dir(&folder).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -23,6 +23,10 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Frames that the connection had no room for. Bounded: deliveries by the window, answers because nothing more is
     /// read from a device that does not read.
+    #[expect(
+        clippy::box_collection,
+        reason = "rare, and 24 bytes less for everybody else"
+    )]
     unsent: Option<Box<VecDeque<Bytes>>>,
     pub(super) unsent_bytes: usize,
     pub(super) is_paused: bool,

@@ -215,7 +215,7 @@ proptest! {
                 _ => {}
             }
             prop_assert!(outbox.in_flight().count() <= WINDOW.messages);
-            prop_assert!(outbox.in_flight_bytes <= WINDOW.bytes);
+            prop_assert!(u64::from(outbox.in_flight_bytes) <= WINDOW.bytes);
         }
         prop_assert!(owed.is_empty() && outbox.is_idle());
         let mut times = BTreeMap::new();

@@ -227,5 +227,5 @@ fn salt(line: usize, end: usize) -> usize {
 
 /// The byte at an offset of what an end sends.
 fn byte(salt: usize, offset: usize) -> u8 {
-    (offset.wrapping_mul(0x9e37_79b1) >> 13 ^ salt * 37) as u8
+    ((offset.wrapping_mul(0x9e37_79b1) >> 13) ^ (salt * 37)) as u8
 }
