@@ -65,8 +65,9 @@ const ACK_DELAY_EXPONENT: u32 = 3;
 /// How long a client's acknowledgement may wait for company: the default, which it does not declare.
 const CLIENT_ACK_DELAY: Duration = Duration::from_millis(25);
 
-/// Boxes kept for the next connections that do something. What a larger burst needed is given back.
-const POOL_MAX: usize = 2048;
+/// Boxes kept for the next connections that do something. What a larger burst needed is given back: a few thousand of them,
+/// strewn over the pages of that burst, would keep most of its memory.
+const POOL_MAX: usize = 256;
 
 /// Received bytes share chunks of this size.
 const ARENA_BYTES: usize = 64 * 1024;

@@ -51,7 +51,7 @@ impl ShardCore {
         let conns = &self.conns;
         let is_its = |slot: u32| match conns.at(slot).map(|conn| &conn.life) {
             Some(Life::Resident(record)) => {
-                record.remote() == datagram.remote && record.reset_tokens().any(|t| t == *token)
+                record.remote() == datagram.remote && record.is_reset_token(token)
             }
             _ => false,
         };

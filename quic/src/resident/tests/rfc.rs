@@ -20,6 +20,8 @@ use crate::{
 const PADDING: &[u8] = &[0];
 const PING: &[u8] = &[kind::PING];
 const ELSEWHERE: &str = "10.7.7.7:7";
+/// Of the engines of a pair.
+const RESET_KEY: [u8; 64] = [9; 64];
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -457,6 +459,26 @@ fn only_the_token_of_the_id_in_use_ends_a_connection() {
         assert_eq!(pair.ends[SERVER].closed, [CloseReason::Reset]);
         assert!(poll(&mut pair, SERVER).is_empty(), "draining");
     }
+}
+
+/// RFC 9000 §10.3.2: the token that goes along with an ID is the one by which the handshake engine, which knows nothing
+/// of residents, resets what it does not know.
+#[test]
+fn announced_tokens_are_those_of_later_resets() {
+    let mut pair = settled();
+    pair.inject(SERVER, &retire(1));
+    let said = poll(&mut pair, SERVER);
+    let frames = said[0].frames();
+    let offer = frames.iter().find_map(|frame| match frame {
+        Frame::NewConnectionId(offer) => Some(offer),
+        _ => None,
+    });
+    let offer = offer.unwrap();
+    let key: &dyn quinn_proto::crypto::HmacKey =
+        &ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &RESET_KEY);
+    let mut signature = vec![0; key.signature_len()];
+    key.sign(offer.id, &mut signature);
+    assert_eq!(offer.reset_token, signature[..16]);
 }
 
 /// The end of a connection is told once.
