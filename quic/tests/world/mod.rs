@@ -67,13 +67,18 @@ impl World {
         }
     }
 
-    /// Connects all lines, and waits for the servers' side to open.
+    /// Connects all lines, and waits until their servers' ends are open. In bad weather a handshake may take longer than
+    /// it may, and the client tries again.
     pub(crate) fn connect_all(&mut self) {
-        for line in 0..self.apps.lines.len() {
-            self.act(&Action::Connect { line });
-        }
         let is_open = |line: &Line| line.ends[SERVER].conn.is_some();
         while !self.apps.lines.iter().all(is_open) {
+            for line in 0..self.apps.lines.len() {
+                let end = &mut self.apps.lines[line].ends[CLIENT];
+                if end.conn.is_none() {
+                    end.told.clear();
+                    self.act(&Action::Connect { line });
+                }
+            }
             self.run_for(Duration::from_millis(1));
         }
     }
