@@ -166,7 +166,10 @@ impl Report {
         let memory = self
             .server_bytes_per_device
             .map_or("unknown".to_owned(), |bytes| {
-                format!("{:.1} KiB a device", bytes as f64 / 1024.0)
+                format!(
+                    "{:.1} KiB a device, handshakes included (at rest: petrel-load run idle)",
+                    bytes as f64 / 1024.0
+                )
             });
         let rows = [
             (
