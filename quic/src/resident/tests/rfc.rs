@@ -1,4 +1,6 @@
 //! Single requirements of RFC 9000, 9001 and 9002, each named for what it asks.
+//!
+//! Long, because it is one list in the order of the sections, as `docs/rfc-coverage.md` refers to it.
 
 use std::{net::SocketAddr, time::Duration};
 
