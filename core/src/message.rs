@@ -135,6 +135,20 @@ impl Message {
         self.options(platform).deadline <= self.accepted_at
     }
 
+    /// The same message with nothing to say: what is kept of one that a log has let go of.
+    #[must_use]
+    pub fn without_content(&self) -> Self {
+        Self {
+            id: self.id,
+            project: self.project,
+            address: self.address.clone(),
+            content: Content::default(),
+            options: self.options.clone(),
+            accepted_at: self.accepted_at,
+            frames: Default::default(),
+        }
+    }
+
     /// When no platform has any use for it any more.
     #[must_use]
     pub fn last_deadline(&self) -> UnixMillis {

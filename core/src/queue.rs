@@ -12,7 +12,7 @@ use crate::{DropReason, UnixMillis};
 pub struct Entry {
     /// Which message; the queue is in this order.
     pub id: MessageId,
-    /// Size of its record.
+    /// Bytes that it takes in the queue.
     pub bytes: u32,
     /// As fixed for this device's platform.
     pub urgency: Urgency,
@@ -37,10 +37,81 @@ pub enum FullPolicy {
 pub struct Limits {
     /// Most messages.
     pub messages_max: usize,
-    /// Most bytes of records.
+    /// Most bytes that messages take.
     pub bytes_max: u64,
+    /// Most messages with a collapse key; each has a key of its own, because the newer of two replaces the older.
+    pub collapse_keys_max: usize,
     /// What happens past a bound.
     pub policy: FullPolicy,
+}
+
+/// What is known of a queue without reading it: 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Messages in it.
+    pub messages: u32,
+    /// Bytes that they take.
+    pub bytes: u32,
+    /// Those of them that have a collapse key.
+    pub keyed: u16,
+    /// Gaps that the device has not acked.
+    pub gaps: u16,
+    /// No message of it expires in an earlier [`Span`].
+    pub earliest: Span,
+}
+
+/// A stretch of 2^20 ms (17.5 minutes) of wall time, by number: how exactly a queue's next deadline is remembered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Span(pub u32);
+
+impl Span {
+    /// Later than everything.
+    pub const NEVER: Self = Self(u32::MAX);
+
+    /// The one that a moment is in.
+    #[must_use]
+    pub fn of(moment: UnixMillis) -> Self {
+        Self(u32::try_from(moment.0 >> 20).unwrap_or(u32::MAX))
+    }
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self::NEVER
+    }
+}
+
+impl Summary {
+    /// Takes one more message into account.
+    pub fn add(&mut self, entry: &Entry) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(entry.bytes);
+        self.keyed = self
+            .keyed
+            .saturating_add(u16::from(entry.collapse_key.is_some()));
+        self.earliest = self.earliest.min(Span::of(entry.deadline));
+    }
+
+    /// Takes a message out. What the next deadline is now, nobody has looked: it is no earlier.
+    pub fn remove(&mut self, bytes: u32, is_keyed: bool) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.keyed = self.keyed.saturating_sub(u16::from(is_keyed));
+    }
+
+    /// Whether there is neither message nor gap.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages == 0 && self.gaps == 0
+    }
+
+    /// Whether a message fits in without any other going for it, so that [`admit`] need not be asked.
+    #[must_use]
+    pub fn has_room_for(&self, new: &Entry, limits: Limits) -> bool {
+        (new.collapse_key.is_none() || self.keyed == 0 && limits.collapse_keys_max > 0)
+            && (self.messages as usize) < limits.messages_max
+            && u64::from(self.bytes) + u64::from(new.bytes) <= limits.bytes_max
+    }
 }
 
 /// What becomes of a new message and of those before it.
@@ -58,7 +129,8 @@ pub enum Admission {
 /// Decides about `new` over `waiting`, which is in the order of ids.
 ///
 /// A newer message with the collapse key of an older one replaces it; a message that was replaced before it got here
-/// (its successor is already waiting) is dropped itself.
+/// (its successor is already waiting) is dropped itself. One collapse key too many costs the oldest message that has
+/// one, whatever the policy: keys are for what is outdated by the next message, and nobody could resend it better.
 #[must_use]
 pub fn admit(waiting: &[Entry], new: &Entry, limits: Limits, now: UnixMillis) -> Admission {
     let mut dropped = Vec::new();
@@ -80,22 +152,33 @@ pub fn admit(waiting: &[Entry], new: &Entry, limits: Limits, now: UnixMillis) ->
         }
     }
     kept.push(new);
-    let mut bytes: u64 = kept.iter().map(|e| u64::from(e.bytes)).sum();
-    let mut count = kept.len();
-    if count <= limits.messages_max && bytes <= limits.bytes_max {
-        return Admission::Queued { dropped };
-    }
-    if limits.policy == FullPolicy::Refuse {
-        return Admission::Refused;
-    }
-    kept.sort_by_key(|e| (e.urgency, e.deadline, e.id));
-    for entry in kept {
-        if count <= limits.messages_max && bytes <= limits.bytes_max {
-            break;
-        }
+    let mut evict = |kept: &mut Vec<&Entry>, at: usize| -> u64 {
+        let entry = kept.swap_remove(at);
         dropped.push((entry.id, DropReason::Evicted));
-        count -= 1;
-        bytes -= u64::from(entry.bytes);
+        u64::from(entry.bytes)
+    };
+    while new.collapse_key.is_some()
+        && kept.iter().filter(|e| e.collapse_key.is_some()).count() > limits.collapse_keys_max
+    {
+        let keyed = |(_, e): &(usize, &&Entry)| e.collapse_key.is_some();
+        let oldest = kept
+            .iter()
+            .enumerate()
+            .filter(keyed)
+            .min_by_key(|(_, e)| e.id);
+        let Some((at, _)) = oldest else { break };
+        evict(&mut kept, at);
+    }
+    let mut bytes: u64 = kept.iter().map(|e| u64::from(e.bytes)).sum();
+    while kept.len() > limits.messages_max || bytes > limits.bytes_max {
+        if limits.policy == FullPolicy::Refuse {
+            return Admission::Refused;
+        }
+        let worst = |(_, e): &(usize, &&Entry)| (e.urgency, e.deadline, e.id);
+        let Some((at, _)) = kept.iter().enumerate().min_by_key(worst) else {
+            break;
+        };
+        bytes -= evict(&mut kept, at);
     }
     Admission::Queued { dropped }
 }
@@ -108,6 +191,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         messages_max: 3,
         bytes_max: 300,
+        collapse_keys_max: 2,
         policy: FullPolicy::Evict,
     };
 
@@ -138,6 +222,32 @@ mod tests {
             admit(waiting, new, LIMITS, NOW),
             Admission::Queued { dropped }
         );
+    }
+
+    fn summary(waiting: &[Entry]) -> Summary {
+        let mut summary = Summary::default();
+        waiting.iter().for_each(|entry| summary.add(entry));
+        summary
+    }
+
+    #[test]
+    fn a_summary_says_room_only_where_nothing_would_go() {
+        let all = [entry(1), keyed(2, "a"), keyed(3, "b"), entry(4)];
+        for waiting in [&all[..0], &all[..1], &all[..2], &all[..3], &all] {
+            for new in [entry(9), keyed(9, "a"), keyed(9, "c")] {
+                let nothing_goes =
+                    admit(waiting, &new, LIMITS, NOW) == Admission::Queued { dropped: vec![] };
+                let has_room = summary(waiting).has_room_for(&new, LIMITS);
+                assert!(nothing_goes || !has_room, "{waiting:?} {new:?}");
+                assert!(has_room || new.collapse_key.is_some() || !nothing_goes);
+            }
+        }
+        let mut two = summary(&all[..2]);
+        two.remove(100, true);
+        assert_eq!(two, summary(&all[..1]));
+        two.remove(100, false);
+        assert!(two.is_empty());
+        assert_eq!(size_of::<Summary>(), 16);
     }
 
     #[test]
@@ -199,6 +309,27 @@ mod tests {
             &[keyed(5, "k")],
             &keyed(4, "k"),
             &[(4, DropReason::Collapsed)],
+        );
+    }
+
+    #[test]
+    fn one_collapse_key_too_many_costs_the_oldest_message_that_has_one() {
+        check(
+            &[keyed(1, "a"), keyed(2, "b")],
+            &keyed(3, "c"),
+            &[(1, DropReason::Evicted)],
+        );
+        check(
+            &[keyed(1, "a"), keyed(2, "b")],
+            &keyed(3, "a"),
+            &[(1, DropReason::Collapsed)],
+        );
+        check(&[keyed(1, "a"), keyed(2, "b")], &entry(3), &[]);
+        // It comes late, and is the oldest itself.
+        check(
+            &[keyed(2, "a"), keyed(3, "b")],
+            &keyed(1, "c"),
+            &[(1, DropReason::Evicted)],
         );
     }
 

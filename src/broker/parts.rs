@@ -147,6 +147,7 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         queue: Limits {
             messages_max: config.queue.messages_max,
             bytes_max: config.queue.bytes_max.bytes(),
+            collapse_keys_max: config.queue.collapse_keys_max,
             policy: match config.queue.policy {
                 QueuePolicy::Evict => FullPolicy::Evict,
                 QueuePolicy::Refuse => FullPolicy::Refuse,

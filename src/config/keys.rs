@@ -295,6 +295,10 @@ keys! {
         bytes_max: ByteSize = size(16 * KIB, GIB), Some("4MiB"),
             "Bytes queued for one device.",
             "Disk: this much for each device that is away.";
+        collapse_keys_max: usize = count("keys", 1, 1000), Some("4"),
+            "Collapse keys that wait for one device at a time, as FCM has it: one more evicts the oldest message that \
+             has a key.",
+            "Too low: of several things that an app keeps up to date some are missing after a while offline.";
         policy: QueuePolicy = Kind::Word(QueuePolicy::WORDS), Some("evict"),
             "When a queue is full: evict drops the least urgent message and tells the device; refuse refuses the \
              new one and tells the publisher.",

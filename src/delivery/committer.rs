@@ -167,10 +167,7 @@ impl Committer {
                     self.delivery
                         .stored_changed(self.store.stats().queued_messages);
                 }
-                let is_empty = scan
-                    .as_ref()
-                    .is_ok_and(|s| s.is_complete && s.found.is_empty());
-                if is_empty && self.store.is_queue_empty(device).unwrap_or(false) {
+                if !self.store.has_queue(device) {
                     self.delivery.set_queue(device, false);
                 }
                 let (scan, error) = match scan {
@@ -284,7 +281,7 @@ impl Committer {
             .collapse(pending.device, key, pending.message.id)?;
         if !older.is_empty() {
             let device = pending.device;
-            let is_empty = self.store.is_queue_empty(device)?;
+            let is_empty = !self.store.has_queue(device);
             let delivery = Arc::clone(&self.delivery);
             self.after(move || {
                 delivery
@@ -304,7 +301,7 @@ impl Committer {
         }
         count("settle");
         let is_message = id.sequence & crate::store::GAP_BIT == 0;
-        let is_empty = self.store.is_queue_empty(device)?;
+        let is_empty = !self.store.has_queue(device);
         let delivery = Arc::clone(&self.delivery);
         // In the order of operations: the message may have been queued in this very group, and its mark comes first.
         self.after(move || {

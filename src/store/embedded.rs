@@ -2,9 +2,11 @@
 
 mod load;
 mod queue;
+pub(super) mod sets;
+mod waiting;
 
 use petrel_core::queue::Limits;
-use petrel_core::{Message, UnixMillis, encode_message};
+use petrel_core::{Message, UnixMillis, decode_message, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
@@ -13,9 +15,11 @@ use super::ordered::OrderedMap;
 use super::records::{self, BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
-    Enqueued, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
+    Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
     StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
 };
+
+use self::waiting::Queues;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -26,7 +30,8 @@ pub struct Embedded<M> {
     next_ordinal: u32,
     next_topic: u32,
     next_project: u32,
-    queued_messages: u64,
+    queues: Queues,
+    bodies_written: u64,
     /// The gap of each device that may still grow: not yet read by any session since this process started.
     open_gaps: HashMap<Ordinal, MessageId>,
     new_epoch: u32,
@@ -41,7 +46,8 @@ impl<M: OrderedMap> Embedded<M> {
             next_ordinal: 0,
             next_topic: 0,
             next_project: 0,
-            queued_messages: 0,
+            queues: Queues::default(),
+            bodies_written: 0,
             open_gaps: HashMap::new(),
             new_epoch: new_epoch.max(1),
         }
@@ -246,14 +252,12 @@ impl<M: OrderedMap> Store for Embedded<M> {
         self.settle_queued(device, id)
     }
 
-    fn is_queue_empty(&self, device: Ordinal) -> Result<bool, StoreError> {
-        let (from, to) = layout::device_range(layout::QUEUE, device);
-        let mut is_empty = true;
-        self.map.visit(&from, &to, |_, _| {
-            is_empty = false;
-            ControlFlow::Break(())
-        })?;
-        Ok(is_empty)
+    fn has_queue(&self, device: Ordinal) -> bool {
+        self.queues.has(device)
+    }
+
+    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Result<Vec<Expired>, StoreError> {
+        self.expire_queues(now, queues_max)
     }
 
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError> {
@@ -263,21 +267,24 @@ impl<M: OrderedMap> Store for Embedded<M> {
     fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Result<u64, StoreError> {
         let record = encode_message(message);
         let bytes = record.len() as u64;
-        let value = BroadcastRecord::new(record, targeted).write();
+        self.bodies_written += bytes;
+        let value = BroadcastRecord::new(record).write();
+        sets::put(&mut self.map, layout::TARGETED, message.id, targeted)?;
         self.map.put(layout::broadcast(message.id), value);
         Ok(bytes)
     }
 
     fn save_settled(&mut self, id: MessageId, settled: &RoaringBitmap) -> Result<(), StoreError> {
-        self.map
-            .put(layout::settled(id), records::write_bitmap(settled));
-        Ok(())
+        sets::put(&mut self.map, layout::SETTLED, id, settled)
     }
 
     fn trim(&mut self, id: MessageId) -> Result<(), StoreError> {
         let key = layout::broadcast(id);
         let value = self.map.get(&key)?;
         if let Some(mut record) = value.as_deref().and_then(BroadcastRecord::read) {
+            if let Ok(message) = decode_message(&record.message) {
+                record.message = encode_message(&message.without_content());
+            }
             record.is_trimmed = true;
             self.map.put(key, record.write());
         }
@@ -286,8 +293,8 @@ impl<M: OrderedMap> Store for Embedded<M> {
 
     fn remove_broadcast(&mut self, id: MessageId) -> Result<(), StoreError> {
         self.map.remove(layout::broadcast(id));
-        self.map.remove(layout::settled(id));
-        Ok(())
+        sets::remove(&mut self.map, layout::TARGETED, id)?;
+        sets::remove(&mut self.map, layout::SETTLED, id)
     }
 
     fn reserve(&mut self, end: u64) -> Result<(), StoreError> {
@@ -301,14 +308,31 @@ impl<M: OrderedMap> Store for Embedded<M> {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        for (device, waiting) in self.queues.take_changed() {
+            let key = layout::summary(device);
+            match waiting {
+                Some(w) => {
+                    let value = records::write_summary(w.project, &w.summary);
+                    self.map.put(key, value);
+                }
+                None => self.map.remove(key),
+            }
+        }
         self.map.commit()
+    }
+
+    fn queued_bytes(&self, project: ProjectId) -> u64 {
+        self.queues.bytes_of(project)
     }
 
     fn stats(&self) -> StoreStats {
         StoreStats {
-            queued_messages: self.queued_messages,
+            queued_messages: self.queues.messages(),
+            queued_bytes: self.queues.projects().map(|(_, bytes)| bytes).sum(),
             bytes_written: self.map.bytes_written(),
+            bodies_written: self.bodies_written,
             disk_bytes: self.map.disk_bytes(),
+            memory_bytes: self.queues.memory_bytes(),
         }
     }
 }

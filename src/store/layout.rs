@@ -11,29 +11,83 @@
 //! | `S` project(4) secret hash(32) | ordinal |
 //! | `U` ordinal(4) topic(4) | subscription |
 //! | `Q` ordinal(4) epoch(4) sequence(8) | queued message or gap |
-//! | `L` epoch(4) sequence(8) | broadcast with its target set |
-//! | `Z` epoch(4) sequence(8) | settled set of a broadcast |
+//! | `H` ordinal(4) | summary of the queue; there while there is a queue |
+//! | `L` epoch(4) sequence(8) | broadcast |
+//! | `A` epoch(4) sequence(8) piece(2) | target set of a broadcast, in pieces of [`PIECE`] bytes |
+//! | `Z` epoch(4) sequence(8) piece(2) | settled set of a broadcast, in the same way |
 //!
-//! Every value begins with the CRC-32 of the rest ([`seal`], [`open`]).
+//! Every value begins with the CRC-32 of the rest ([`seal`], [`open`]). Sets go in pieces because sled puts leaves of
+//! more than 128 KiB into files of their own, and writes a leaf whole when any of its keys changes.
+//!
+//! Versions: 1 had no summaries, and sets whole: the target set in the broadcast's record, the settled set under `Z`
+//! without a piece. 2 is this.
+
+use std::ops::ControlFlow;
 
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
+use roaring::RoaringBitmap;
 
+use super::embedded::sets;
+use super::ordered::{OrderedMap, Pair};
+use super::records::BroadcastRecord;
+use super::staged::Staged;
 use super::{SecretHash, StoreError, TopicId};
 
 /// What this program writes. A store without a version is new.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 
-/// Checks the version that a store was written with. Version 1 is the first, so nothing is migrated yet; a later version
-/// migrates here, step by step, before anything else is read.
-pub(super) fn migrate(found: u32) -> Result<(), StoreError> {
-    if found <= SCHEMA {
-        Ok(())
-    } else {
-        Err(StoreError::NewerSchema {
+/// Most bytes of a set under one key.
+pub(super) const PIECE: usize = 16 << 10;
+
+/// Brings what an older version wrote to this one, and writes the version. All of it is in one commit: summaries of
+/// queues are made by whoever calls this, in the same one.
+pub(super) fn migrate<M: OrderedMap>(map: &mut Staged<M>, found: u32) -> Result<(), StoreError> {
+    if found > SCHEMA {
+        return Err(StoreError::NewerSchema {
             found,
             known: SCHEMA,
-        })
+        });
     }
+    if found == 1 {
+        put_sets_in_pieces(map)?;
+    }
+    if found < SCHEMA {
+        let version = u64::from(SCHEMA).to_be_bytes();
+        map.put(meta("schema"), seal(&version));
+    }
+    Ok(())
+}
+
+/// From 1 to 2. What cannot be read stays as it is, for the load to meet it.
+fn put_sets_in_pieces<M: OrderedMap>(map: &mut Staged<M>) -> Result<(), StoreError> {
+    for (key, value) in pairs_of(map, BROADCAST)? {
+        let (Some(id), Some(mut record)) = (id_of(&key), BroadcastRecord::read(&value)) else {
+            continue;
+        };
+        let bytes = std::mem::take(&mut record.targeted);
+        if let Ok(targeted) = RoaringBitmap::deserialize_from(bytes.as_slice()) {
+            sets::put(map, TARGETED, id, &targeted)?;
+            map.put(key, record.write());
+        }
+    }
+    for (key, value) in pairs_of(map, SETTLED)? {
+        let set = open(&value).and_then(|bytes| RoaringBitmap::deserialize_from(bytes).ok());
+        if let (Some(id), Some(settled)) = (id_of(&key), set) {
+            map.remove(key);
+            sets::put(map, SETTLED, id, &settled)?;
+        }
+    }
+    Ok(())
+}
+
+fn pairs_of<M: OrderedMap>(map: &Staged<M>, kind: u8) -> Result<Vec<Pair>, StoreError> {
+    let mut pairs = Vec::new();
+    let (from, to) = kind_range(kind);
+    map.visit(&from, &to, |key, value| {
+        pairs.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    Ok(pairs)
 }
 
 pub(super) const META: u8 = b'M';
@@ -43,7 +97,9 @@ pub(super) const REGISTRATION: u8 = b'R';
 pub(super) const SECRET: u8 = b'S';
 pub(super) const SUBSCRIPTION: u8 = b'U';
 pub(super) const QUEUE: u8 = b'Q';
+pub(super) const SUMMARY: u8 = b'H';
 pub(super) const BROADCAST: u8 = b'L';
+pub(super) const TARGETED: u8 = b'A';
 pub(super) const SETTLED: u8 = b'Z';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -105,11 +161,34 @@ pub(super) fn broadcast(id: MessageId) -> Vec<u8> {
     )
 }
 
-pub(super) fn settled(id: MessageId) -> Vec<u8> {
+pub(super) fn summary(device: Ordinal) -> Vec<u8> {
+    key(SUMMARY, &[&device.0.to_be_bytes()])
+}
+
+/// The key of one piece of a set; `kind` is [`TARGETED`] or [`SETTLED`].
+pub(super) fn piece(kind: u8, id: MessageId, piece: u16) -> Vec<u8> {
     key(
-        SETTLED,
-        &[&id.epoch.to_be_bytes(), &id.sequence.to_be_bytes()],
+        kind,
+        &[
+            &id.epoch.to_be_bytes(),
+            &id.sequence.to_be_bytes(),
+            &piece.to_be_bytes(),
+        ],
     )
+}
+
+/// All keys of the pieces of a set.
+pub(super) fn piece_range(kind: u8, id: MessageId) -> (Vec<u8>, Vec<u8>) {
+    let mut to = piece(kind, id, u16::MAX);
+    to.push(0);
+    (piece(kind, id, 0), to)
+}
+
+/// The message id and the number of a piece.
+pub(super) fn piece_of(key: &[u8]) -> Option<(MessageId, u16)> {
+    let (head, piece) = key.split_last_chunk::<2>()?;
+    (head.len() == 13).then_some(())?;
+    Some((id_of(head)?, u16::from_be_bytes(*piece)))
 }
 
 /// All keys of a kind that belong to a device.
@@ -192,8 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_refused() {
-        assert!(migrate(SCHEMA).is_ok());
-        assert!(migrate(SCHEMA + 1).is_err());
+    fn pieces_of_one_set_are_one_range_in_order() {
+        let id = |sequence| MessageId { epoch: 7, sequence };
+        let (from, to) = piece_range(SETTLED, id(5));
+        for number in [0, 1, 255, 256, u16::MAX] {
+            let key = piece(SETTLED, id(5), number);
+            assert!(key >= from && key < to);
+            assert_eq!(piece_of(&key), Some((id(5), number)));
+        }
+        assert!(piece(SETTLED, id(6), 0) >= to);
+        assert!(piece(SETTLED, id(4), u16::MAX) < from);
+        assert_eq!(piece_of(&broadcast(id(5))), None);
     }
 }

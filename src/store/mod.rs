@@ -170,6 +170,17 @@ pub struct Unregistered {
     pub queued: u64,
 }
 
+/// What expired in a queue that nobody had to ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expired {
+    /// Whose queue.
+    pub device: Ordinal,
+    /// What went, and why: what could not be read goes with what expired.
+    pub dropped: Vec<(MessageId, DropReason)>,
+    /// Whether nothing is left in it.
+    pub is_empty: bool,
+}
+
 /// Messages that a device will never get.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct GapRecord {
@@ -226,10 +237,16 @@ pub struct ScanTerms {
 pub struct StoreStats {
     /// Messages in all queues, staged changes included.
     pub queued_messages: u64,
+    /// Bytes that they take.
+    pub queued_bytes: u64,
     /// Bytes of keys and values written since the start.
     pub bytes_written: u64,
+    /// Bytes of messages that were put into queues and logs since the start.
+    pub bodies_written: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
+    /// Bytes of memory that the store holds beside the engine's cache.
+    pub memory_bytes: u64,
 }
 
 /// The bit that tells the id of a gap from the id of the message that made it. Gaps sort behind all messages.
@@ -297,8 +314,15 @@ pub trait Store: Send {
     /// Takes a message or gap out of a device's queue; whether it was there.
     fn settle(&mut self, device: Ordinal, id: MessageId) -> Result<bool, StoreError>;
 
-    /// Whether a device has nothing queued.
-    fn is_queue_empty(&self, device: Ordinal) -> Result<bool, StoreError>;
+    /// Whether a device has anything queued, a message or a gap. Reads nothing.
+    fn has_queue(&self, device: Ordinal) -> bool;
+
+    /// Bytes queued for all devices of a project. Reads nothing.
+    fn queued_bytes(&self, project: ProjectId) -> u64;
+
+    /// Drops what expired in at most so many queues, without looking at those that have nothing to expire. What expired
+    /// less than 18 minutes ago may stay: a scan never hands it out. Fewer than asked for: nothing more is due.
+    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Result<Vec<Expired>, StoreError>;
 
     /// The first things in a device's queue that it wants. Drops what expired on the way.
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError>;
@@ -309,7 +333,7 @@ pub trait Store: Send {
     /// Replaces the settled set of a broadcast.
     fn save_settled(&mut self, id: MessageId, settled: &RoaringBitmap) -> Result<(), StoreError>;
 
-    /// Lets go of a broadcast but keeps who was owed it.
+    /// Lets go of what a broadcast says but keeps who was owed it.
     fn trim(&mut self, id: MessageId) -> Result<(), StoreError>;
 
     /// Lets go of a broadcast wholly.

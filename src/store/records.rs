@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use petrel_core::queue::Entry;
+use petrel_core::queue::{Entry, Span, Summary};
 use petrel_core::{Message, UnixMillis, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Urgency};
 use prost::Message as _;
-use roaring::RoaringBitmap;
 
 use super::{GapRecord, NewRegistration, Registration, layout};
 
@@ -83,8 +82,6 @@ struct QueueHead {
     /// Present in a gap only.
     #[prost(btree_map = "string, uint64", tag = "4")]
     gap: BTreeMap<String, u64>,
-    #[prost(uint32, tag = "5")]
-    body_bytes: u32,
 }
 
 /// What stands in a device's queue under one key.
@@ -95,11 +92,14 @@ pub(super) enum QueueValue<'a> {
     Gap(GapRecord),
 }
 
+/// How many bytes a value takes in a queue.
+pub(super) fn length(value: &[u8]) -> u32 {
+    u32::try_from(value.len()).unwrap_or(u32::MAX)
+}
+
 /// A queued message as it wants to be delivered to the device's platform: the entry for the rules and the value.
 pub(super) fn queued_message(message: &Message, platform: Platform) -> (Entry, Vec<u8>) {
-    let body = encode_message(message);
     let options = message.options(platform);
-    let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let head = QueueHead {
         urgency: options.urgency as u32,
         deadline_ms: options.deadline.0,
@@ -108,18 +108,18 @@ pub(super) fn queued_message(message: &Message, platform: Platform) -> (Entry, V
             .as_ref()
             .map_or_else(String::new, |k| k.as_str().into()),
         gap: BTreeMap::new(),
-        body_bytes,
     };
+    let mut payload = head.encode_length_delimited_to_vec();
+    payload.extend_from_slice(&encode_message(message));
+    let value = layout::seal(&payload);
     let entry = Entry {
         id: message.id,
-        bytes: body_bytes,
+        bytes: length(&value),
         urgency: options.urgency,
         deadline: options.deadline,
         collapse_key: options.collapse_key.clone(),
     };
-    let mut payload = head.encode_length_delimited_to_vec();
-    payload.extend_from_slice(&body);
-    (entry, layout::seal(&payload))
+    (entry, value)
 }
 
 pub(super) fn queued_gap(gap: &GapRecord) -> Vec<u8> {
@@ -138,7 +138,7 @@ pub(super) fn read_queued(id: MessageId, value: &[u8]) -> Option<QueueValue<'_>>
     }
     let entry = Entry {
         id,
-        bytes: head.body_bytes,
+        bytes: length(value),
         urgency: Urgency::from_number(u8::try_from(head.urgency).ok()?)?,
         deadline: UnixMillis(head.deadline_ms),
         collapse_key: if head.collapse_key.is_empty() {
@@ -151,21 +151,62 @@ pub(super) fn read_queued(id: MessageId, value: &[u8]) -> Option<QueueValue<'_>>
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct SummaryRecord {
+    #[prost(uint32, tag = "1")]
+    project: u32,
+    #[prost(uint32, tag = "2")]
+    messages: u32,
+    #[prost(uint32, tag = "3")]
+    bytes: u32,
+    #[prost(uint32, tag = "4")]
+    keyed: u32,
+    #[prost(uint32, tag = "5")]
+    gaps: u32,
+    /// Absent where nothing expires.
+    #[prost(uint32, optional, tag = "6")]
+    earliest: Option<u32>,
+}
+
+pub(super) fn write_summary(project: ProjectId, summary: &Summary) -> Vec<u8> {
+    let record = SummaryRecord {
+        project: project.0,
+        messages: summary.messages,
+        bytes: summary.bytes,
+        keyed: summary.keyed.into(),
+        gaps: summary.gaps.into(),
+        earliest: (summary.earliest != Span::NEVER).then_some(summary.earliest.0),
+    };
+    layout::seal(&record.encode_to_vec())
+}
+
+pub(super) fn read_summary(value: &[u8]) -> Option<(ProjectId, Summary)> {
+    let record = SummaryRecord::decode(layout::open(value)?).ok()?;
+    let summary = Summary {
+        messages: record.messages,
+        bytes: record.bytes,
+        keyed: u16::try_from(record.keyed).ok()?,
+        gaps: u16::try_from(record.gaps).ok()?,
+        earliest: record.earliest.map_or(Span::NEVER, Span),
+    };
+    Some((ProjectId(record.project), summary))
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct BroadcastRecord {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) message: Vec<u8>,
+    /// In version 1 only.
     #[prost(bytes = "vec", tag = "2")]
-    targeted: Vec<u8>,
+    pub(super) targeted: Vec<u8>,
     #[prost(bool, tag = "3")]
     pub(super) is_trimmed: bool,
 }
 
 impl BroadcastRecord {
-    pub(super) fn new(message: Vec<u8>, targeted: &RoaringBitmap) -> Self {
+    pub(super) fn new(message: Vec<u8>) -> Self {
         Self {
             message,
-            targeted: bitmap_bytes(targeted),
-            is_trimmed: false,
+            ..Self::default()
         }
     }
 
@@ -176,23 +217,4 @@ impl BroadcastRecord {
     pub(super) fn write(&self) -> Vec<u8> {
         layout::seal(&self.encode_to_vec())
     }
-
-    pub(super) fn targeted(&self) -> Option<RoaringBitmap> {
-        RoaringBitmap::deserialize_from(self.targeted.as_slice()).ok()
-    }
-}
-
-fn bitmap_bytes(set: &RoaringBitmap) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(set.serialized_size());
-    // Writing to a vector cannot fail.
-    let _ = set.serialize_into(&mut bytes);
-    bytes
-}
-
-pub(super) fn write_bitmap(set: &RoaringBitmap) -> Vec<u8> {
-    layout::seal(&bitmap_bytes(set))
-}
-
-pub(super) fn read_bitmap(value: &[u8]) -> Option<RoaringBitmap> {
-    RoaringBitmap::deserialize_from(layout::open(value)?).ok()
 }

@@ -10,10 +10,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod sets;
+mod summaries;
+
 const NOW: UnixMillis = UnixMillis(1_000_000);
 const LIMITS: Limits = Limits {
     messages_max: 4,
     bytes_max: 1 << 20,
+    collapse_keys_max: 2,
     policy: FullPolicy::Evict,
 };
 const DEVICE: Ordinal = Ordinal(0);
@@ -78,17 +82,28 @@ fn found(store: &mut dyn Store, terms: ScanTerms) -> Vec<u64> {
 
 /// Something that can be opened again and again over the same data.
 trait Engine {
-    fn open(&self) -> Box<dyn Store>;
+    fn open(&self) -> Box<dyn Checked>;
+}
+
+/// A store that can check itself.
+trait Checked: Store {
+    fn check_summaries(&self);
+}
+
+impl<M: OrderedMap> Checked for Embedded<M> {
+    fn check_summaries(&self) {
+        Self::check_summaries(self);
+    }
 }
 
 impl Engine for MemoryMap {
-    fn open(&self) -> Box<dyn Store> {
+    fn open(&self) -> Box<dyn Checked> {
         Box::new(Embedded::new(self.clone(), 7))
     }
 }
 
 impl Engine for &Path {
-    fn open(&self) -> Box<dyn Store> {
+    fn open(&self) -> Box<dyn Checked> {
         Box::new(Embedded::new(SledMap::open(self, 1 << 20).unwrap(), 7))
     }
 }
@@ -332,7 +347,7 @@ fn an_unreadable_message_becomes_a_gap_and_hurts_nobody_else() {
 enum Step {
     Enqueue {
         device: u32,
-        key: bool,
+        key: u8,
         urgency: u8,
         ttl: u64,
     },
@@ -357,6 +372,14 @@ enum Step {
     Unregister {
         device: u32,
     },
+    Collapse {
+        device: u32,
+        key: u8,
+    },
+    /// After so many spans.
+    Expire {
+        spans: u64,
+    },
     Commit,
     Reopen,
 }
@@ -364,14 +387,16 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     let device = 0_u32..4;
     prop_oneof![
-        6 => (device.clone(), any::<bool>(), 1_u8..=4, 0_u64..3)
+        6 => (device.clone(), 0_u8..6, 1_u8..=4, 0_u64..3)
             .prop_map(|(device, key, urgency, ttl)| Step::Enqueue { device, key, urgency, ttl }),
         4 => (device.clone(), 0_u64..8).prop_map(|(device, back)| Step::Settle { device, back }),
         3 => device.clone().prop_map(|device| Step::Scan { device }),
         2 => (device.clone(), 0_u8..4).prop_map(|(device, topic)| Step::Subscribe { device, topic }),
         1 => (device.clone(), 0_u8..4).prop_map(|(device, topic)| Step::Unsubscribe { device, topic }),
         2 => (0_u8..6).prop_map(|secret| Step::Register { secret }),
-        1 => device.prop_map(|device| Step::Unregister { device }),
+        1 => device.clone().prop_map(|device| Step::Unregister { device }),
+        1 => (device.clone(), 3_u8..6).prop_map(|(device, key)| Step::Collapse { device, key }),
+        1 => (0_u64..4).prop_map(|spans| Step::Expire { spans }),
         3 => Just(Step::Commit),
         1 => Just(Step::Reopen),
     ]
@@ -387,7 +412,8 @@ fn perform(store: &mut dyn Store, step: &Step, sequence: u64) -> String {
             ttl,
         } => {
             let urgency = Urgency::from_number(urgency).unwrap();
-            let message = message(sequence, key.then_some("k"), ttl, urgency);
+            let keys = [None, None, None, Some("a"), Some("b"), Some("c")];
+            let message = message(sequence, keys[usize::from(key)], ttl * 1800, urgency);
             let platform = Platform::Android;
             let outcome = store.enqueue(Ordinal(device), &message, platform, LIMITS, NOW);
             format!("{:?}", outcome.unwrap())
@@ -423,6 +449,15 @@ fn perform(store: &mut dyn Store, step: &Step, sequence: u64) -> String {
         Step::Unregister { device } => {
             format!("{:?}", store.unregister(Ordinal(device)).unwrap())
         }
+        Step::Collapse { device, key } => {
+            let key = CollapseKey::parse(["a", "b", "c"][usize::from(key) - 3]).unwrap();
+            let older = store.collapse(Ordinal(device), &key, id(sequence));
+            format!("{:?}", older.unwrap())
+        }
+        Step::Expire { spans } => {
+            let now = UnixMillis(NOW.0 + (spans << 20));
+            format!("{:?}", store.expire(now, 99).unwrap())
+        }
         Step::Commit => {
             store.commit().unwrap();
             String::new()
@@ -457,7 +492,15 @@ proptest! {
             }
             let seen = perform(&mut *left, step, sequence);
             prop_assert_eq!(seen, perform(&mut *right, step, sequence), "{:?}", step);
-            prop_assert_eq!(left.stats().queued_messages, right.stats().queued_messages);
+            for device in 0..4 {
+                let has_queue = left.has_queue(Ordinal(device));
+                prop_assert_eq!(has_queue, right.has_queue(Ordinal(device)));
+            }
+            let (l, r) = (left.stats(), right.stats());
+            prop_assert_eq!(l.queued_messages, r.queued_messages);
+            prop_assert_eq!(l.queued_bytes, r.queued_bytes);
+            left.check_summaries();
+            right.check_summaries();
         }
     }
 }

@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    Embedded, Enqueued, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
+    Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
     SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
 };
 
@@ -114,8 +114,17 @@ impl Store for Hooked {
         self.inner.settle(device, id)
     }
 
-    fn is_queue_empty(&self, device: Ordinal) -> Made<bool> {
-        self.inner.is_queue_empty(device)
+    fn has_queue(&self, device: Ordinal) -> bool {
+        self.inner.has_queue(device)
+    }
+
+    fn queued_bytes(&self, project: ProjectId) -> u64 {
+        self.inner.queued_bytes(project)
+    }
+
+    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Made<Vec<Expired>> {
+        self.between();
+        self.inner.expire(now, queues_max)
     }
 
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Made<Scan> {

@@ -91,6 +91,7 @@ impl World {
             queue: Limits {
                 messages_max: 2 + rng.below(10),
                 bytes_max: 1 << 20,
+                collapse_keys_max: 1 + rng.below(3),
                 policy: if rng.percent(80) {
                     FullPolicy::Evict
                 } else {

@@ -1,22 +1,25 @@
 //! Reading everything that serving keeps in memory.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use petrel_core::{UnixMillis, decode_message};
-use petrel_protocol::{Ordinal, ProjectId, TopicName};
+use petrel_core::{DropReason, UnixMillis, decode_message};
+use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
 use super::super::ordered::OrderedMap;
-use super::super::records::{self, BroadcastRecord, QueueValue, RegistrationRecord};
-use super::super::{Loaded, StoreError, StoredBroadcast, TopicId, layout};
+use super::super::records::{self, BroadcastRecord, RegistrationRecord};
+use super::super::{Loaded, Store as _, StoreError, StoredBroadcast, TopicId, layout};
 use super::Embedded;
+use super::sets::Pieces;
+use super::waiting::Waiting;
 
 impl<M: OrderedMap> Embedded<M> {
     pub(super) fn load_all(&mut self) -> Result<Loaded, StoreError> {
         let schema = self.number(&layout::meta("schema"), "schema version")?;
-        layout::migrate(schema.map_or(0, |s| u32::try_from(s).unwrap_or(u32::MAX)))?;
-        if schema.is_none() {
-            self.put_number(layout::meta("schema"), u64::from(layout::SCHEMA));
+        let schema = schema.map_or(0, |s| u32::try_from(s).unwrap_or(u32::MAX));
+        layout::migrate(&mut self.map, schema)?;
+        if schema == 0 {
             self.put_number(layout::meta("epoch"), u64::from(self.new_epoch));
         }
         let meta = |name, what| -> Result<u64, StoreError> {
@@ -36,15 +39,23 @@ impl<M: OrderedMap> Embedded<M> {
         self.load_projects(&mut loaded)?;
         self.load_registrations(&mut loaded)?;
         self.load_topics(&mut loaded)?;
+        if schema == 1 {
+            self.summarize_all()?;
+        } else {
+            self.load_summaries(&mut loaded)?;
+        }
         self.load_broadcasts(&mut loaded)?;
-        self.load_queues(&mut loaded)?;
+        loaded.queued = self.queues.devices();
+        loaded.queued_messages = self.queues.messages();
+        if schema != layout::SCHEMA {
+            self.commit()?;
+        }
         self.next_project = loaded
             .projects
             .iter()
             .map(|(id, _)| id.0 + 1)
             .max()
             .unwrap_or(0);
-        self.queued_messages = loaded.queued_messages;
         Ok(loaded)
     }
 
@@ -111,12 +122,9 @@ impl<M: OrderedMap> Embedded<M> {
         })
     }
 
-    fn load_broadcasts(&self, loaded: &mut Loaded) -> Result<(), StoreError> {
-        let mut settled = std::collections::HashMap::new();
-        self.each(layout::SETTLED, &mut loaded.unreadable, |key, value| {
-            settled.insert(layout::id_of(key)?, records::read_bitmap(value)?);
-            Some(())
-        })?;
+    fn load_broadcasts(&mut self, loaded: &mut Loaded) -> Result<(), StoreError> {
+        let mut targeted = self.load_sets(layout::TARGETED, &mut loaded.unreadable)?;
+        let mut settled = self.load_sets(layout::SETTLED, &mut loaded.unreadable)?;
         let Loaded {
             broadcasts,
             unreadable,
@@ -125,29 +133,96 @@ impl<M: OrderedMap> Embedded<M> {
         self.each(layout::BROADCAST, unreadable, |key, value| {
             let record = BroadcastRecord::read(value)?;
             let id = layout::id_of(key)?;
+            let message = decode_message(&record.message).ok()?;
             broadcasts.push(StoredBroadcast {
-                message: decode_message(&record.message).ok()?,
+                message,
                 bytes: record.message.len() as u64,
-                targeted: record.targeted()?,
-                settled: settled.remove(&id).unwrap_or_else(RoaringBitmap::new),
+                targeted: targeted.remove(&id)?,
+                settled: settled.remove(&id).unwrap_or_default(),
                 is_trimmed: record.is_trimmed,
             });
             Some(())
-        })
+        })?;
+        // Sets are left over where a message cannot be read: its devices are told.
+        for (id, targeted) in targeted {
+            let owed = targeted - settled.remove(&id).unwrap_or_default();
+            self.lose_broadcast(id, &owed)?;
+        }
+        Ok(())
     }
 
-    /// Only counts: queues stay on disk. An unreadable entry is counted when its device scans it.
-    fn load_queues(&self, loaded: &mut Loaded) -> Result<(), StoreError> {
+    fn load_sets(
+        &self,
+        kind: u8,
+        unreadable: &mut u64,
+    ) -> Result<BTreeMap<MessageId, RoaringBitmap>, StoreError> {
+        let mut pieces = Pieces::default();
+        self.each(kind, unreadable, |key, value| pieces.take(key, value))?;
+        Ok(pieces.finish())
+    }
+
+    /// Puts a gap into the queue of everybody who is owed a broadcast that cannot be read.
+    fn lose_broadcast(&mut self, id: MessageId, owed: &RoaringBitmap) -> Result<(), StoreError> {
+        tracing::error!(
+            message = %id,
+            devices = owed.len(),
+            "a broadcast cannot be read: those who were still owed it are told of a gap"
+        );
+        for device in owed.iter().map(Ordinal) {
+            if let Ok(Some(record)) = self.registration_record(device) {
+                let project = ProjectId(record.project);
+                self.count_into_gap(device, project, id, DropReason::Unreadable)?;
+            }
+        }
+        self.remove_broadcast(id)
+    }
+
+    /// Reads what is known of each queue; the queues stay where they are. What they hold is checked when it is scanned.
+    fn load_summaries(&mut self, loaded: &mut Loaded) -> Result<(), StoreError> {
+        let mut summaries = Vec::new();
+        let mut lost = Vec::new();
+        self.each(layout::SUMMARY, &mut loaded.unreadable, |key, value| {
+            let device = Ordinal(layout::number_at(key, 1)?);
+            match records::read_summary(value) {
+                Some((project, summary)) => {
+                    summaries.push((device, Waiting { project, summary }));
+                    Some(())
+                }
+                None => {
+                    lost.push(device);
+                    None
+                }
+            }
+        })?;
+        for (device, waiting) in summaries {
+            self.queues.load(device, waiting);
+        }
+        for device in lost {
+            self.summarize_anew(device)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the summaries of all queues by reading them all.
+    fn summarize_all(&mut self) -> Result<(), StoreError> {
+        let mut devices = RoaringBitmap::new();
         let (from, to) = layout::kind_range(layout::QUEUE);
-        self.map.visit(&from, &to, |key, value| {
-            let (Some(device), Some(id)) = (layout::number_at(key, 1), layout::id_of(key)) else {
-                return ControlFlow::Continue(());
-            };
-            loaded.queued.insert(device);
-            let is_gap = matches!(records::read_queued(id, value), Some(QueueValue::Gap(_)));
-            loaded.queued_messages += u64::from(!is_gap);
+        self.map.visit(&from, &to, |key, _| {
+            devices.extend(layout::number_at(key, 1));
             ControlFlow::Continue(())
-        })
+        })?;
+        for device in devices {
+            self.summarize_anew(Ordinal(device))?;
+        }
+        Ok(())
+    }
+
+    fn summarize_anew(&mut self, device: Ordinal) -> Result<(), StoreError> {
+        let registration = self.registration_record(device).ok().flatten();
+        let project = ProjectId(registration.map_or(0, |r| r.project));
+        let summary = self.summarize(device)?;
+        self.queues.set(device, Waiting { project, summary });
+        Ok(())
     }
 }
 
