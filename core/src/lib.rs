@@ -26,4 +26,4 @@ pub use crate::outbox::{InFlight, Outbox, Push, Route, Window};
 pub use crate::owed::Owed;
 pub use crate::record::{RecordError, decode_message, encode_message};
 pub use crate::sequence::{Exhausted, Sequence};
-pub use crate::time::{Ttl, TtlError, UnixMillis};
+pub use crate::time::{Day, Ttl, TtlError, UnixMillis};

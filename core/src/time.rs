@@ -15,6 +15,18 @@ impl UnixMillis {
     }
 }
 
+/// A day of wall time (UTC), counted from 1970: when a device was last seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Day(pub u16);
+
+impl Day {
+    /// The day that a moment is in.
+    #[must_use]
+    pub fn of(moment: UnixMillis) -> Self {
+        Self(u16::try_from(moment.0 / 86_400_000).unwrap_or(u16::MAX))
+    }
+}
+
 /// How long a message is worth delivering. Zero means now or never.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ttl(Duration);

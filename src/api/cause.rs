@@ -101,6 +101,15 @@ causes! {
     /// The device's queue is full and its policy refuses.
     QueueFull = 429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"), "queue_full", Helps,
         "Send less to this device until it comes back: its queue is full.";
+    /// What waits for the project's devices takes as much room as it may.
+    QuotaExceeded = 429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"), "quota_exceeded", Helps,
+        "Let messages expire sooner, or have the operator raise queue.project_bytes_max.";
+    /// The disk is nearly full.
+    DiskFull = 503, "UNAVAILABLE", Some("UNAVAILABLE"), "disk_full", Helps,
+        "Repeat later: the broker's disk is nearly full, and its operator must make room.";
+    /// Commits fail.
+    StoreFailing = 503, "UNAVAILABLE", Some("UNAVAILABLE"), "store_failing", Helps,
+        "Repeat later: the broker's store cannot be written; its log says why.";
     /// As many publishes in progress as are allowed.
     NoPermit = 503, "UNAVAILABLE", Some("UNAVAILABLE"), "no_permit", Helps,
         "Repeat later: too many publishes are in progress.";

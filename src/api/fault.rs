@@ -123,6 +123,15 @@ impl Fault {
             PublishError::Draining { retry_after } => {
                 Self::new(Cause::Draining).retry_after(*retry_after)
             }
+            PublishError::DiskFull { retry_after } => {
+                Self::new(Cause::DiskFull).retry_after(*retry_after)
+            }
+            PublishError::QuotaExceeded { retry_after } => {
+                Self::new(Cause::QuotaExceeded).retry_after(*retry_after)
+            }
+            PublishError::StoreFailing { retry_after } => {
+                Self::new(Cause::StoreFailing).retry_after(*retry_after)
+            }
             PublishError::TimedOut => Self::new(Cause::TimedOut).retry_after(otherwise),
             PublishError::Store => Self::new(Cause::Internal),
         }
@@ -207,6 +216,27 @@ mod tests {
                     retry_after: minute,
                 },
                 Cause::Draining,
+                Some(minute),
+            ),
+            (
+                PublishError::DiskFull {
+                    retry_after: minute,
+                },
+                Cause::DiskFull,
+                Some(minute),
+            ),
+            (
+                PublishError::QuotaExceeded {
+                    retry_after: minute,
+                },
+                Cause::QuotaExceeded,
+                Some(minute),
+            ),
+            (
+                PublishError::StoreFailing {
+                    retry_after: minute,
+                },
+                Cause::StoreFailing,
                 Some(minute),
             ),
             (PublishError::TimedOut, Cause::TimedOut, Some(second)),

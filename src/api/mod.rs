@@ -1,7 +1,8 @@
 //! Where publishers send: HTTP in, [`Publisher::publish`] out.
 //!
 //! Each dialect is one folder that turns a request into a target and a [`Draft`](petrel_core::Draft), and an outcome
-//! into its own answer; today there is FCM HTTP v1 ([`router`]). What all dialects share lies beside it: the table of
+//! into its own answer; today there is FCM HTTP v1 ([`router`]). Beside the dialects stand the resources that they share
+//! (`devices`). What all dialects share lies beside it: the table of
 //! [`Cause`]s, bearer keys, bounded bodies, [`Readiness`], the accept loop ([`serve`]). The admin port has a router of
 //! its own ([`admin_router`]).
 //!
@@ -13,9 +14,12 @@
 //! permits × [`ApiSettings::body_bytes_max`].
 
 mod admin;
+mod admission;
+mod answer;
 mod auth;
 mod body;
 mod cause;
+mod devices;
 mod fault;
 mod fcm;
 mod json;
@@ -26,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::routing::{delete, post};
 use petrel_core::UnixMillis;
 use tokio::sync::Semaphore;
 
@@ -79,5 +84,10 @@ pub struct ApiState {
 
 /// The publish API as a router for [`serve`].
 pub fn router(state: ApiState) -> Router {
-    fcm::router(Arc::new(state))
+    Router::new()
+        .route(fcm::SEND, post(fcm::send))
+        .route(devices::DEVICE, delete(devices::erase))
+        .method_not_allowed_fallback(admission::wrong_method)
+        .fallback(admission::unknown_path)
+        .with_state(Arc::new(state))
 }

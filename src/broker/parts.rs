@@ -11,7 +11,7 @@ use petrel_protocol::{SealKey, TokenSealer};
 use tokio::net::TcpListener;
 
 use super::StartError;
-use crate::config::{Config, Project, QueuePolicy, StoreEngine};
+use crate::config::{Config, Durability, Project, QueuePolicy, StoreEngine};
 use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
 use crate::delivery::{DeliverySettings, LogLimits};
 use crate::directory::{ProjectKeys, Projects};
@@ -144,6 +144,9 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         ack_window: config.store.ack_window,
         publish_timeout: config.http.publish_timeout,
         batch_operations_max: config.store.batch_operations_max,
+        answers_from_memory: config.store.durability == Durability::Fast,
+        project_bytes_max: config.queue.project_bytes_max.bytes(),
+        disk_reserve: config.store.disk_reserve.bytes(),
         queue: Limits {
             messages_max: config.queue.messages_max,
             bytes_max: config.queue.bytes_max.bytes(),
@@ -156,8 +159,10 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         log: LogLimits {
             messages_max: config.topic.log_messages_max,
             bytes_max: config.topic.log_bytes_max.bytes(),
+            age_max: config.topic.log_age_max,
         },
         topics_max: config.topic.per_device_max,
+        registration_expiry: config.registration.expire_after,
         window: Window {
             messages: config.session.window_messages,
             bytes: config.session.window_bytes.bytes(),

@@ -16,7 +16,7 @@ use super::project::Projects;
 use super::show::Shown;
 use super::url::PublicUrl;
 use super::value::{ByteSize, Value};
-use super::words::{LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
+use super::words::{Durability, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
 
 /// One key of the table.
 #[derive(Clone, PartialEq, Debug)]
@@ -79,6 +79,7 @@ from_value! {
     Vec<Network>: Value::Networks(networks) => Some(networks.clone());
     StoreEngine: Value::Word(word) => Self::from_word(word);
     QueuePolicy: Value::Word(word) => Self::from_word(word);
+    Durability: Value::Word(word) => Self::from_word(word);
     QuicEngine: Value::Word(word) => Self::from_word(word);
     LogFormat: Value::Word(word) => Self::from_word(word);
     LogLevel: Value::Word(word) => Self::from_word(word);
@@ -276,6 +277,14 @@ keys! {
         engine: StoreEngine = Kind::Word(StoreEngine::WORDS), Some("sled"),
             "sled keeps everything on disk; memory loses everything at the end and is for tests.",
             "memory: all that waits for devices is in RAM, and a restart loses it.";
+        durability: Durability = Kind::Word(Durability::WORDS), Some("durable"),
+            "What a message that was answered 200 survives. durable: a loss of power; process: the end of the process, \
+             kill -9 included; fast: neither, because publishers are answered from memory and the disk follows.",
+            "process: a loss of power may lose the last seconds of what was answered 200. fast: so may a crash.";
+        disk_reserve: ByteSize = size(MIB, 1024 * GIB), Some("512MiB"),
+            "Room that is kept free on the disk. Below twice as much, projects that hold more than their share are \
+             refused with 503; below it, every publish is, until there is room again. Devices go on.",
+            "Too small: the disk fills up, and nothing can be written, not even acks.";
         cache: ByteSize = size(MIB, 1024 * GIB), Some("64MiB"),
             "Pages of the store that stay in memory.",
             "Memory: at least this much. Too small: replay reads the disk.";
@@ -299,6 +308,9 @@ keys! {
             "Collapse keys that wait for one device at a time, as FCM has it: one more evicts the oldest message that \
              has a key.",
             "Too low: of several things that an app keeps up to date some are missing after a while offline.";
+        project_bytes_max: ByteSize = size(MIB, 1024 * GIB), Some("64GiB"),
+            "Bytes that the messages of one project take, in queues and logs. Further publishes get 429.",
+            "Too high: one project fills the disk for all.";
         policy: QueuePolicy = Kind::Word(QueuePolicy::WORDS), Some("evict"),
             "When a queue is full: evict drops the least urgent message and tells the device; refuse refuses the \
              new one and tells the publisher.",
@@ -311,9 +323,18 @@ keys! {
         log_bytes_max: ByteSize = size(MIB, 64 * GIB), Some("64MiB"),
             "Bytes in the log of one topic; the oldest is trimmed first.",
             "Disk: this much for each topic.";
+        log_age_max: Duration = span(SECOND, 28 * 24 * HOUR), Some("28d"),
+            "How long a message stays in the log of its topic, if its time to live lets it; then it is trimmed.",
+            "Too short: devices that were away longer get a Gap for what they still wanted.";
         per_device_max: usize = count("topics", 1, 100_000), Some("2000"),
             "Topics that one device may subscribe to.",
             "Latency: an attach looks at the log of each of them.";
+    }
+    [registration] Registration, "Devices that have registered." {
+        expire_after: Duration = span(24 * HOUR, 3650 * 24 * HOUR), Some("270d"),
+            "A registration whose device was not seen for so long ends, with all that waits for it; FCM has 270 days, too. \
+             Publishers hear UNREGISTERED then.",
+            "Too short: who comes back from a long journey must register anew and has lost what waited.";
     }
     [session] Session, "One attached device." {
         window_messages: usize = count("messages", 1, 4096), Some("64"),

@@ -41,7 +41,7 @@ pub use project::{
 pub use secret::SecretText;
 pub use url::PublicUrl;
 pub use value::ByteSize;
-pub use words::{LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
+pub use words::{Durability, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
 
 use layers::Layers;
 

@@ -57,6 +57,18 @@ words! {
 }
 
 words! {
+    /// What a message that was answered 200 survives.
+    Durability {
+        /// A loss of power.
+        Durable = "durable",
+        /// The end of the process, `kill -9` included.
+        Process = "process",
+        /// Neither: publishers are answered from memory.
+        Fast = "fast",
+    }
+}
+
+words! {
     /// How log lines are written.
     LogFormat {
         /// For people.

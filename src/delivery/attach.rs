@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use petrel_core::{DropReason, Route};
 use petrel_protocol::wire::{self, to_device};
-use petrel_protocol::{MessageId, Ordinal, Urgency, codec};
+use petrel_protocol::{ErrorCode, MessageId, Ordinal, Urgency, codec};
 
 use super::Delivery;
 use super::broadcasts::{Broadcast, Stage};
@@ -35,17 +35,22 @@ pub struct Wants {
 impl Delivery {
     /// Attaches a device. A session that it had elsewhere is told that it was replaced.
     pub fn attach(&self, device: Ordinal, place: Place) {
+        self.saw(device);
         let old = self.presence.attach(device, place);
         if let Some(old) = old.filter(|old| *old != place)
             && let Some(mailbox) = self.mailboxes.get(usize::from(old.shard.0))
         {
             // At most one for each session.
-            mailbox.push_bounded_elsewhere(Command::Replaced { conn: old.conn });
+            mailbox.push_bounded_elsewhere(Command::End {
+                conn: old.conn,
+                code: ErrorCode::Replaced,
+            });
         }
     }
 
     /// Detaches a device, if that session still has it.
     pub fn detach(&self, device: Ordinal, place: Place) {
+        self.saw(device);
         self.presence.detach(device, place);
     }
 

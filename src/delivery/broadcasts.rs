@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use petrel_core::{Address, Message, Owed};
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
@@ -51,6 +52,11 @@ impl Broadcast {
 
     pub(super) fn owed(&self) -> MutexGuard<'_, Owed> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Length of its record, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -144,6 +150,8 @@ pub struct LogLimits {
     pub messages_max: usize,
     /// Most bytes of records.
     pub bytes_max: u64,
+    /// How long a message stays.
+    pub age_max: Duration,
 }
 
 #[derive(Default)]

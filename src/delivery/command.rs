@@ -96,10 +96,12 @@ pub enum Command {
         /// How it ended.
         result: Result<Granted, Refusal>,
     },
-    /// The device attached elsewhere.
-    Replaced {
-        /// Which session lost it.
+    /// A session is over: the device attached elsewhere, or its registration has ended.
+    End {
+        /// Which session.
         conn: ConnId,
+        /// What its device is told.
+        code: ErrorCode,
     },
     /// Send a broadcast to everybody here who is owed it.
     Walk(Arc<Broadcast>),

@@ -19,13 +19,17 @@ mod command;
 mod committer;
 mod durable;
 mod gaps;
+mod gate;
 mod ledger;
 mod operation;
 mod pending;
 mod publish;
+mod registrations;
 mod requests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -47,6 +51,7 @@ pub use self::publish::{PublishError, Target};
 
 use self::broadcasts::{Broadcasts, Stage};
 use self::gaps::Gaps;
+use self::gate::Gate;
 use self::pending::PendingMap;
 use crate::directory::Directory;
 use crate::presence::{Mailbox, Presence};
@@ -67,12 +72,20 @@ pub struct DeliverySettings {
     pub publish_timeout: Duration,
     /// Most operations in one commit.
     pub batch_operations_max: usize,
+    /// Whether publishers are answered before the commit.
+    pub answers_from_memory: bool,
     /// Bounds of a device's queue.
     pub queue: Limits,
+    /// Most bytes that a project's messages take in queues and logs.
+    pub project_bytes_max: u64,
+    /// Bytes of the disk that are kept free: below, publishers are refused.
+    pub disk_reserve: u64,
     /// Bounds of a topic's log.
     pub log: LogLimits,
     /// Most topics of a registration.
     pub topics_max: usize,
+    /// How long a registration outlives the last sight of its device.
+    pub registration_expiry: Duration,
     /// Most in flight to a device.
     pub window: Window,
 }
@@ -88,6 +101,9 @@ pub struct Delivery {
     pending: PendingMap,
     broadcasts: Broadcasts,
     gaps: Gaps,
+    gate: Gate,
+    /// Devices whose last day was not written yet.
+    seen: Mutex<RoaringBitmap>,
     /// Held while a broadcast gets its id, its audience and its place among the operations: their order is one.
     broadcast_order: Mutex<()>,
     /// Devices with something in their stored queue.
@@ -122,6 +138,8 @@ impl Delivery {
             pending: PendingMap::default(),
             broadcasts: Broadcasts::default(),
             gaps: Gaps::default(),
+            gate: Gate::default(),
+            seen: Mutex::default(),
             broadcast_order: Mutex::new(()),
             queued: RwLock::new(loaded.queued),
             stored: loaded.queued_messages.into(),
@@ -138,13 +156,12 @@ impl Delivery {
             let owed = Owed::restored(stored.targeted, stored.settled);
             let message = Arc::new(stored.message);
             let broadcast = Broadcast::new(message, stored.bytes, owed, stage);
-            // Settled sets are written behind: that of a registration's end may be missing.
-            delivery.settle_for_dead(&broadcast);
             if stage == Stage::Live {
                 // Within its limits when it was written; a smaller limit bites with the next broadcast.
                 let all = LogLimits {
                     messages_max: usize::MAX,
                     bytes_max: u64::MAX,
+                    age_max: Duration::MAX,
                 };
                 delivery.broadcasts.log(&broadcast, all);
             }

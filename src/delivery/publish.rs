@@ -56,6 +56,30 @@ pub enum PublishError {
         "the store did not answer in time; the message may have been accepted, so a repeat may deliver it twice"
     )]
     TimedOut,
+    /// The disk is nearly full, and this project is not among those that still get room.
+    #[error(
+        "the broker's disk is nearly full; try again after {} s, and have its operator make room",
+        retry_after.as_secs()
+    )]
+    DiskFull {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// What waits for the project's devices takes as much room as it may.
+    #[error(
+        "the project has as much waiting for its devices as it may; try again after {} s, or let messages expire sooner",
+        retry_after.as_secs()
+    )]
+    QuotaExceeded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The store cannot be written and tries again by itself.
+    #[error("the broker's store cannot be written; try again after {} s", retry_after.as_secs())]
+    StoreFailing {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// A fault of the store, logged where it happened.
     #[error("the broker could not store the message; its log says why")]
     Store,
@@ -99,6 +123,7 @@ impl Delivery {
         if draft.options.on(device.platform).ttl.is_zero() {
             return self.publish_now_or_never(device, draft).await;
         }
+        self.gate.check(device.project)?;
         // Held until the answer: publishers wait here, not for a place that a shard needs for its acks and scans.
         let _room = self.publish_room.acquire().await;
         let place = self.operations.reserve().await;
@@ -124,6 +149,9 @@ impl Delivery {
         self.ledger.accept(replaced);
         self.ledger.drop(DropReason::Collapsed, replaced);
         let id = pending.message.id;
+        if self.settings.answers_from_memory {
+            pending.answer(Outcome::Safe);
+        }
         place.send(Operation::Enqueue(pending));
         answer_of(answered.await, id)
     }
@@ -204,10 +232,13 @@ impl Delivery {
         draft: Draft,
         walk: impl FnOnce(Arc<Broadcast>) + Send + 'static,
     ) -> Result<MessageId, PublishError> {
+        let is_transient = draft.options.is_now_or_never();
+        if !is_transient {
+            self.gate.check(project)?;
+        }
         let _room = self.publish_room.acquire().await;
         let place = self.operations.reserve().await;
         let place = place.map_err(|_| PublishError::Store)?;
-        let is_transient = draft.options.is_now_or_never();
         let (answer, answered) = oneshot::channel();
         let id = {
             let order = self.broadcast_order.lock();
@@ -233,6 +264,10 @@ impl Delivery {
                 return Ok(id);
             }
             self.broadcasts.insert(Arc::clone(&broadcast));
+            let mut answer = Some(answer);
+            if self.settings.answers_from_memory {
+                answer_now(answer.take());
+            }
             let delivery = Arc::clone(self);
             let committed = Arc::clone(&broadcast);
             place.send(Operation::Append {
@@ -240,12 +275,19 @@ impl Delivery {
                 reply: Box::new(move |()| {
                     durable::broadcast_committed(&delivery, &committed);
                     walk(committed);
-                    let _ = answer.send(Outcome::Safe);
+                    answer_now(answer);
                 }),
             });
             id
         };
         answer_of(answered.await, id)
+    }
+}
+
+fn answer_now(answer: Option<oneshot::Sender<Outcome>>) {
+    if let Some(answer) = answer {
+        // A publisher that no longer listens is answered by nobody's fault.
+        let _ = answer.send(Outcome::Safe);
     }
 }
 

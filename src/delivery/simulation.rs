@@ -42,8 +42,7 @@ fn turn(world: &Mutex<World>, life: &mut Life, is_late: bool) {
         let mut world = lock(world);
         let most = world.settings.batch_operations_max;
         let most = 1 + world.rng.below(most);
-        // After a failed commit nothing is taken until it succeeds.
-        while group.len() < most && !world.must_retry {
+        while group.len() < most {
             let Ok(operation) = world.life().operations.try_recv() else {
                 break;
             };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use petrel_core::Day;
 use petrel_protocol::{Ordinal, Platform, ProjectId};
 use roaring::RoaringBitmap;
 
@@ -25,12 +26,14 @@ struct Entry {
     secret_hash: [u8; 16],
     project: ProjectId,
     platform: Option<Platform>,
+    seen: Day,
 }
 
 const VACANT: Entry = Entry {
     secret_hash: [0; 16],
     project: ProjectId(0),
     platform: None,
+    seen: Day(0),
 };
 
 fn half(hash: &SecretHash) -> [u8; 16] {
@@ -71,6 +74,7 @@ impl Devices {
             secret_hash: half(&registration.secret_hash),
             project: registration.project,
             platform: Some(registration.platform),
+            seen: registration.seen,
         };
         inner.count += u64::from(is_new);
         inner.by_project.entry(registration.project).or_default()[registration.platform.index()]
@@ -105,6 +109,44 @@ impl Devices {
             project: entry.project,
             platform: entry.platform?,
         })
+    }
+
+    /// Remembers that a device was seen on a day; whether that is news.
+    pub(super) fn saw(&self, device: Ordinal, day: Day) -> bool {
+        let at = device.0 as usize;
+        let is_news = |e: &Entry| e.platform.is_some() && e.seen != day;
+        if !self.read().entries.get(at).is_some_and(is_news) {
+            return false;
+        }
+        let mut inner = self.write();
+        let entry = inner.entries.get_mut(at).filter(|e| is_news(e));
+        entry.map(|e| e.seen = day).is_some()
+    }
+
+    /// When a device was last seen.
+    pub(super) fn seen(&self, device: Ordinal) -> Option<Day> {
+        let inner = self.read();
+        let entry = inner.entries.get(device.0 as usize)?;
+        entry.platform.map(|_| entry.seen)
+    }
+
+    /// Looks at so many entries from an ordinal on: those that were last seen before a day, and where to go on; `None`
+    /// at the end.
+    pub(super) fn unseen_since(
+        &self,
+        day: Day,
+        from: Ordinal,
+        entries_max: usize,
+    ) -> (Vec<Ordinal>, Option<Ordinal>) {
+        let inner = self.read();
+        let start = (from.0 as usize).min(inner.entries.len());
+        let end = start.saturating_add(entries_max).min(inner.entries.len());
+        let unseen = (start..)
+            .zip(&inner.entries[start..end])
+            .filter(|(_, entry)| entry.platform.is_some() && entry.seen < day)
+            .map(|(at, _)| Ordinal(at as u32));
+        let next = (end < inner.entries.len()).then_some(Ordinal(end as u32));
+        (unseen.collect(), next)
     }
 
     pub(super) fn has_secret(&self, device: Ordinal, hash: &SecretHash) -> bool {
@@ -162,6 +204,7 @@ mod tests {
             project: ProjectId(1),
             secret_hash: [secret; 32],
             platform: Platform::Ios,
+            seen: Day(5),
         };
         devices.insert(&registration(0, 1));
         devices.insert(&registration(5, 2));
@@ -171,6 +214,14 @@ mod tests {
             !devices.has_secret(Ordinal(3), &[0; 32]),
             "a vacant entry has no secret"
         );
+        assert!(devices.saw(Ordinal(5), Day(9)) && !devices.saw(Ordinal(5), Day(9)));
+        assert!(!devices.saw(Ordinal(3), Day(9)), "nobody is there");
+        assert_eq!(devices.seen(Ordinal(5)), Some(Day(9)));
+        let unseen = |day, from, most| devices.unseen_since(Day(day), Ordinal(from), most);
+        assert_eq!(unseen(6, 0, 99), (vec![Ordinal(0)], None));
+        assert_eq!(unseen(10, 0, 5), (vec![Ordinal(0)], Some(Ordinal(5))));
+        assert_eq!(unseen(10, 5, 5), (vec![Ordinal(5)], None));
+        assert_eq!(unseen(10, 99, 5), (vec![], None));
         devices.remove(Ordinal(5));
         devices.remove(Ordinal(5));
         assert_eq!(devices.find(Ordinal(5)), None);

@@ -9,7 +9,7 @@ mod devices;
 mod projects;
 mod topics;
 
-use petrel_core::PerPlatform;
+use petrel_core::{Day, PerPlatform};
 use petrel_protocol::{
     DeviceSecret, DeviceToken, Ordinal, Platform, ProjectId, TokenError, TokenSealer, TopicName,
     Unsealed,
@@ -102,6 +102,29 @@ impl Directory {
     #[must_use]
     pub fn device(&self, ordinal: Ordinal) -> Option<Device> {
         self.devices.find(ordinal)
+    }
+
+    /// Remembers that a device was seen on a day; whether that is news, so that it is to be written.
+    #[must_use]
+    pub fn saw(&self, ordinal: Ordinal, day: Day) -> bool {
+        self.devices.saw(ordinal, day)
+    }
+
+    /// When a device was last seen; `None` if it is not registered.
+    #[must_use]
+    pub fn seen(&self, ordinal: Ordinal) -> Option<Day> {
+        self.devices.seen(ordinal)
+    }
+
+    /// Looks at so many ordinals from one on: devices last seen before a day, and where to go on; `None` at the end.
+    #[must_use]
+    pub fn unseen_since(
+        &self,
+        day: Day,
+        from: Ordinal,
+        ordinals_max: usize,
+    ) -> (Vec<Ordinal>, Option<Ordinal>) {
+        self.devices.unseen_since(day, from, ordinals_max)
     }
 
     /// Whether the secret is that of the device.

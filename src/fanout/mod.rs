@@ -66,4 +66,17 @@ impl Publisher {
             Err(_) => Err(PublishError::TimedOut),
         }
     }
+
+    /// Ends the registration of a token and erases what belongs to it; returns once that is durable.
+    ///
+    /// # Errors
+    /// [`PublishError`], as for a publish to the token.
+    ///
+    /// # Cancel safety
+    /// One that was begun goes on.
+    pub async fn erase(&self, project: ProjectId, token: &str) -> Result<(), PublishError> {
+        let timeout = self.delivery.settings().publish_timeout;
+        let erased = tokio::time::timeout(timeout, self.delivery.erase(project, token)).await;
+        erased.unwrap_or(Err(PublishError::TimedOut))
+    }
 }

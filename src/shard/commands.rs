@@ -77,8 +77,7 @@ impl Shard {
                     shard.end(core, session, code, "unregistered", 0, now);
                 }
             }),
-            Command::Replaced { conn } => self.with_session(core, conn, |shard, core, session| {
-                let code = ErrorCode::Replaced;
+            Command::End { conn, code } => self.with_session(core, conn, |shard, core, session| {
                 shard.end(core, session, code, code.advice(), 0, now);
             }),
             Command::Walk(broadcast) => self.walks.push_back(Walk::new(broadcast)),

@@ -6,7 +6,7 @@ pub(super) mod sets;
 mod waiting;
 
 use petrel_core::queue::Limits;
-use petrel_core::{Message, UnixMillis, decode_message, encode_message};
+use petrel_core::{Day, Message, UnixMillis, decode_message, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
@@ -32,6 +32,7 @@ pub struct Embedded<M> {
     next_project: u32,
     queues: Queues,
     bodies_written: u64,
+    body_bytes_written: u64,
     /// The gap of each device that may still grow: not yet read by any session since this process started.
     open_gaps: HashMap<Ordinal, MessageId>,
     new_epoch: u32,
@@ -48,6 +49,7 @@ impl<M: OrderedMap> Embedded<M> {
             next_project: 0,
             queues: Queues::default(),
             bodies_written: 0,
+            body_bytes_written: 0,
             open_gaps: HashMap::new(),
             new_epoch: new_epoch.max(1),
         }
@@ -87,6 +89,20 @@ impl<M: OrderedMap> Embedded<M> {
                 what: "registration",
                 problem: "wrong checksum or shape".into(),
             }),
+        }
+    }
+
+    fn count_body(&mut self, bytes: u64) {
+        self.bodies_written += 1;
+        self.body_bytes_written += bytes;
+    }
+
+    /// For tests: registrations of these ordinals, all alike.
+    #[cfg(test)]
+    pub(super) fn put_registrations(&mut self, devices: &RoaringBitmap, new: &NewRegistration) {
+        for device in devices.iter().map(Ordinal) {
+            let record = RegistrationRecord::new(new);
+            self.map.put(layout::registration(device), record.write());
         }
     }
 
@@ -139,6 +155,7 @@ impl<M: OrderedMap> Store for Embedded<M> {
             project: new.project,
             secret_hash: new.secret_hash,
             platform: new.platform,
+            seen: Day::of(new.at),
         })
     }
 
@@ -159,6 +176,14 @@ impl<M: OrderedMap> Store for Embedded<M> {
     fn set_attributes(&mut self, device: Ordinal, new: &Attributes) -> Result<(), StoreError> {
         if let Some(mut record) = self.registration_record(device)? {
             record.set_attributes(new);
+            self.map.put(layout::registration(device), record.write());
+        }
+        Ok(())
+    }
+
+    fn save_seen(&mut self, device: Ordinal, day: Day) -> Result<(), StoreError> {
+        if let Some(mut record) = self.registration_record(device)? {
+            record.seen = day.0.into();
             self.map.put(layout::registration(device), record.write());
         }
         Ok(())
@@ -256,8 +281,8 @@ impl<M: OrderedMap> Store for Embedded<M> {
         self.queues.has(device)
     }
 
-    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Result<Vec<Expired>, StoreError> {
-        self.expire_queues(now, queues_max)
+    fn expire(&mut self, now: UnixMillis, messages_max: usize) -> Result<Vec<Expired>, StoreError> {
+        self.expire_queues(now, messages_max)
     }
 
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError> {
@@ -267,7 +292,7 @@ impl<M: OrderedMap> Store for Embedded<M> {
     fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Result<u64, StoreError> {
         let record = encode_message(message);
         let bytes = record.len() as u64;
-        self.bodies_written += bytes;
+        self.count_body(bytes);
         let value = BroadcastRecord::new(record).write();
         sets::put(&mut self.map, layout::TARGETED, message.id, targeted)?;
         self.map.put(layout::broadcast(message.id), value);
@@ -321,8 +346,12 @@ impl<M: OrderedMap> Store for Embedded<M> {
         self.map.commit()
     }
 
-    fn queued_bytes(&self, project: ProjectId) -> u64 {
-        self.queues.bytes_of(project)
+    fn queued_bytes(&self) -> Vec<(ProjectId, u64)> {
+        self.queues.projects().collect()
+    }
+
+    fn disk_free(&self) -> Option<u64> {
+        self.map.disk_free()
     }
 
     fn stats(&self) -> StoreStats {
@@ -331,6 +360,7 @@ impl<M: OrderedMap> Store for Embedded<M> {
             queued_bytes: self.queues.projects().map(|(_, bytes)| bytes).sum(),
             bytes_written: self.map.bytes_written(),
             bodies_written: self.bodies_written,
+            body_bytes_written: self.body_bytes_written,
             disk_bytes: self.map.disk_bytes(),
             memory_bytes: self.queues.memory_bytes(),
         }

@@ -65,4 +65,8 @@ impl OrderedMap for MemoryMap {
     fn disk_bytes(&self) -> u64 {
         0
     }
+
+    fn disk_free(&self) -> Option<u64> {
+        None
+    }
 }

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use petrel_core::queue::Limits;
-use petrel_core::{DropReason, Message, UnixMillis};
+use petrel_core::{Day, DropReason, Message, UnixMillis};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName, Urgency};
 use roaring::RoaringBitmap;
@@ -96,6 +96,8 @@ pub struct Registration {
     pub secret_hash: SecretHash,
     /// Kind of device.
     pub platform: Platform,
+    /// When it was last seen, as far as that was written.
+    pub seen: Day,
 }
 
 /// A broadcast as read back.
@@ -241,8 +243,10 @@ pub struct StoreStats {
     pub queued_bytes: u64,
     /// Bytes of keys and values written since the start.
     pub bytes_written: u64,
-    /// Bytes of messages that were put into queues and logs since the start.
+    /// Messages that were put into queues and logs since the start.
     pub bodies_written: u64,
+    /// Bytes that they took.
+    pub body_bytes_written: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
     /// Bytes of memory that the store holds beside the engine's cache.
@@ -273,7 +277,10 @@ pub trait Store: Send {
     /// Replaces what is known of a device.
     fn set_attributes(&mut self, device: Ordinal, new: &Attributes) -> Result<(), StoreError>;
 
-    /// Ends a registration with everything that belongs to it.
+    /// Remembers when a device was last seen.
+    fn save_seen(&mut self, device: Ordinal, day: Day) -> Result<(), StoreError>;
+
+    /// Ends a registration with everything that belongs to it. Sets of broadcasts forget the device at the next load.
     fn unregister(&mut self, device: Ordinal) -> Result<Unregistered, StoreError>;
 
     /// Adds a subscription. A repeat changes nothing.
@@ -317,12 +324,12 @@ pub trait Store: Send {
     /// Whether a device has anything queued, a message or a gap. Reads nothing.
     fn has_queue(&self, device: Ordinal) -> bool;
 
-    /// Bytes queued for all devices of a project. Reads nothing.
-    fn queued_bytes(&self, project: ProjectId) -> u64;
+    /// Bytes queued for the devices of each project that has any. Reads nothing.
+    fn queued_bytes(&self) -> Vec<(ProjectId, u64)>;
 
-    /// Drops what expired in at most so many queues, without looking at those that have nothing to expire. What expired
-    /// less than 18 minutes ago may stay: a scan never hands it out. Fewer than asked for: nothing more is due.
-    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Result<Vec<Expired>, StoreError>;
+    /// Drops what expired, queue by queue, without looking at those that have nothing to expire, until so many messages
+    /// are dropped or nothing more is due. What expired less than 18 minutes ago may stay: a scan never hands it out.
+    fn expire(&mut self, now: UnixMillis, messages_max: usize) -> Result<Vec<Expired>, StoreError>;
 
     /// The first things in a device's queue that it wants. Drops what expired on the way.
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError>;
@@ -347,6 +354,9 @@ pub trait Store: Send {
 
     /// Makes everything staged durable, atomically.
     fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Bytes that are free for the store; `None` for an engine without a disk.
+    fn disk_free(&self) -> Option<u64>;
 
     /// Sizes.
     fn stats(&self) -> StoreStats;

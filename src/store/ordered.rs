@@ -31,4 +31,7 @@ pub trait OrderedMap: Send {
 
     /// Bytes on disk; 0 for an engine without.
     fn disk_bytes(&self) -> u64;
+
+    /// Bytes that are free where the engine keeps its files; `None` for an engine without, or where nobody can tell.
+    fn disk_free(&self) -> Option<u64>;
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use petrel_core::queue::{Entry, Span, Summary};
-use petrel_core::{Message, UnixMillis, encode_message};
+use petrel_core::{Day, Message, UnixMillis, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Urgency};
 use prost::Message as _;
@@ -30,6 +30,9 @@ pub(super) struct RegistrationRecord {
     attributes: BTreeMap<String, String>,
     #[prost(uint64, tag = "9")]
     registered_at_ms: u64,
+    /// A [`Day`].
+    #[prost(uint32, tag = "10")]
+    pub(super) seen: u32,
 }
 
 impl RegistrationRecord {
@@ -39,6 +42,7 @@ impl RegistrationRecord {
             secret_hash: new.secret_hash.to_vec(),
             platform: new.platform as u32,
             registered_at_ms: new.at.0,
+            seen: Day::of(new.at).0.into(),
             ..Self::default()
         };
         record.set_attributes(&new.attributes);
@@ -51,6 +55,12 @@ impl RegistrationRecord {
         self.app_version.clone_from(&attributes.app_version);
         self.user.clone_from(&attributes.user);
         self.attributes.clone_from(&attributes.free);
+    }
+
+    /// Those of version 1 do not say: then nobody was seen before the registration.
+    fn seen(&self) -> Day {
+        let registered = Day::of(UnixMillis(self.registered_at_ms));
+        Day(u16::try_from(self.seen).unwrap_or(u16::MAX)).max(registered)
     }
 
     pub(super) fn read(value: &[u8]) -> Option<Self> {
@@ -67,6 +77,7 @@ impl RegistrationRecord {
             project: ProjectId(self.project),
             secret_hash: self.secret_hash.as_slice().try_into().ok()?,
             platform: Platform::from_wire(i32::try_from(self.platform).ok()?),
+            seen: self.seen(),
         })
     }
 }

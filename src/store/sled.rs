@@ -111,4 +111,9 @@ impl OrderedMap for SledMap {
         // Large leaves go into files of their own under `blobs`, which are not counted here.
         self.file.metadata().map_or(0, |m| m.len())
     }
+
+    fn disk_free(&self) -> Option<u64> {
+        let room = rustix::fs::fstatvfs(&self.file).ok()?;
+        Some(room.f_bavail.saturating_mul(room.f_frsize))
+    }
 }

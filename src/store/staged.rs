@@ -105,6 +105,10 @@ impl<M: OrderedMap> Staged<M> {
         self.bytes_written
     }
 
+    pub(super) fn disk_free(&self) -> Option<u64> {
+        self.map.disk_free()
+    }
+
     pub(super) fn disk_bytes(&self) -> u64 {
         self.map.disk_bytes()
     }

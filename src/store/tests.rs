@@ -88,11 +88,18 @@ trait Engine {
 /// A store that can check itself.
 trait Checked: Store {
     fn check_summaries(&self);
+
+    /// Makes these devices registered, whatever came before.
+    fn register_all(&mut self, devices: &RoaringBitmap);
 }
 
 impl<M: OrderedMap> Checked for Embedded<M> {
     fn check_summaries(&self) {
         Self::check_summaries(self);
+    }
+
+    fn register_all(&mut self, devices: &RoaringBitmap) {
+        self.put_registrations(devices, &registration(1));
     }
 }
 
@@ -292,6 +299,7 @@ fn broadcasts_come_back_with_their_sets() {
             draft.accept(id(sequence), PROJECT, topic.clone(), NOW)
         };
         let targeted: RoaringBitmap = (0..1000).collect();
+        store.register_all(&targeted);
         for sequence in 1..=3 {
             store.append(&broadcast(sequence), &targeted).unwrap();
         }

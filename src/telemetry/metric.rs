@@ -87,7 +87,7 @@ metrics! {
     ApiRequests = "petrel_api_requests_total", Counter, Count, "code" in [
         "ok", "invalid_request", "invalid_token", "body_too_large", "unsupported_media_type", "body_too_slow",
         "unauthenticated", "permission_denied", "foreign_project", "unregistered", "unknown_path", "wrong_method",
-        "queue_full", "no_permit", "overloaded", "starting", "draining", "timed_out", "internal",
+        "queue_full", "quota_exceeded", "disk_full", "store_failing", "no_permit", "overloaded", "starting", "draining", "timed_out", "internal",
     ]; "Requests answered by the publish API, by what came of them."
     ApiPublishSeconds = "petrel_api_publish_seconds", Histogram, Seconds;
         "From a publish that was checked to its outcome: what the store and the device add to an answer."
@@ -110,6 +110,8 @@ metrics! {
         "Deliveries that were owed when the broker started."
     DeliveryOwed = "petrel_delivery_owed", Gauge, Count;
         "Deliveries that are owed now."
+    DeliveryRegistrationsExpired = "petrel_delivery_registrations_expired_total", Counter, Count;
+        "Registrations that ended because their device was not seen for registration.expire_after."
     DeliveryElided = "petrel_delivery_elided_total", Counter, Count;
         "Messages for one device that it acked before they were written, so that they never were."
 
@@ -118,12 +120,24 @@ metrics! {
     StoreCommitSeconds = "petrel_store_commit_seconds", Histogram, Seconds;
         "How long a batch took to become durable."
     StoreOperations = "petrel_store_operations_total", Counter, Count, "kind" in [
-        "append", "broadcast", "settle", "trim", "register", "unregister", "subscribe", "unsubscribe", "reserve", "meta",
+        "append", "broadcast", "settle", "expire", "seen", "trim", "register", "unregister", "subscribe", "unsubscribe", "reserve", "meta",
     ]; "Operations in committed batches, by kind."
+    StoreBodiesWritten = "petrel_store_bodies_written_total", Counter, Count;
+        "Messages that were written, body and all, to a queue or a log. Others were acked before that, or went now or never."
+    StoreBodyBytesWritten = "petrel_store_body_bytes_written_total", Counter, Bytes;
+        "Bytes of the messages that were written."
     StoreBytesWritten = "petrel_store_bytes_written_total", Counter, Bytes;
         "Keys and values in committed batches."
     StoreQueueDepth = "petrel_store_queue_depth", Gauge, Count;
         "Operations that wait for the writer."
+    StoreQueuedBytes = "petrel_store_queued_bytes", Gauge, Bytes;
+        "Bytes that messages take in the queues of devices: live bytes, to compare with the size on disk."
+    StoreDiskFreeBytes = "petrel_store_disk_free_bytes", Gauge, Bytes;
+        "Room on the disk of the store. Below store.disk_reserve publishers are refused."
+    StoreDiskFull = "petrel_store_disk_full", Gauge, Count;
+        "1 while publishers are refused because the disk is nearly full."
+    StoreFailing = "petrel_store_failing", Gauge, Count;
+        "1 while commits fail and are tried again; publishers are refused meanwhile."
     StoreDiskBytes = "petrel_store_disk_bytes", Gauge, Bytes;
         "Size of the store on disk."
     StoreUnreadable = "petrel_store_unreadable_total", Counter, Count;
@@ -172,7 +186,7 @@ metrics! {
         "Broadcasts that wait for their walk."
 
     MemoryBytes = "petrel_memory_bytes", Gauge, Bytes, "owner" in [
-        "connections", "sessions", "queues_pending", "broadcasts", "presence", "directory", "store_cache",
+        "connections", "sessions", "queues_pending", "broadcasts", "presence", "directory", "store", "store_cache",
     ]; "Memory in use, by which part of the broker holds it."
 }
 

@@ -104,6 +104,19 @@ impl Api {
         self.publish(fields).await
     }
 
+    /// Erases a device.
+    pub(crate) async fn erase(&self, token: &str) -> Answer {
+        let path = format!("/v1/projects/{}/devices/{token}", self.project);
+        let request = Request::builder()
+            .method(Method::DELETE)
+            .uri(path)
+            .header(HOST, self.http.to_string())
+            .header(AUTHORIZATION, format!("Bearer {}", self.api_key))
+            .body(Full::default())
+            .unwrap();
+        exchange(&self.to_http, self.http, request).await
+    }
+
     /// Reads a page of the admin port.
     pub(crate) async fn page(&self, path: &str) -> Answer {
         let request = Request::builder()

@@ -104,3 +104,36 @@ async fn goodbye_keeps_the_registration() {
     assert_eq!(device.take(2).await, ["1", "3"]);
     device.nothing_comes().await;
 }
+
+/// A publisher's server erases a device: the session is told, what waited is gone, and neither publisher nor device finds
+/// the registration again, also after a restart.
+#[tokio::test]
+async fn an_erased_device_is_gone_for_good() {
+    let mut broker = Broker::start();
+    let api = Api::new(&broker);
+    let mut online = RawDevice::register(&broker).await;
+    let mut offline = RawDevice::register(&broker).await;
+    let hello = offline.hello();
+    offline.wire.hang_up().await;
+    api.publish_token(&offline.token, message("1")).await.id();
+
+    assert_eq!(api.erase(&online.token).await.status, 200);
+    let closed = online.closed().await;
+    assert_eq!(closed.code, ErrorCode::Unregistered);
+    let erased = api.erase(&offline.token).await;
+    assert_eq!((erased.status, erased.text.as_str()), (200, "{}"));
+    for again in [
+        api.erase(&offline.token).await,
+        api.publish_token(&offline.token, message("2")).await,
+    ] {
+        assert_eq!((again.status, again.reason().as_str()), (404, "UNREGISTERED"));
+    }
+    assert_eq!(api.erase("nobody").await.reason(), "INVALID_TOKEN");
+    broker.kill().await;
+    broker.restart();
+    let api = Api::new(&broker);
+    assert_eq!(api.erase(&offline.token).await.status, 404);
+    let refused = RawDevice::refused(&broker, hello).await;
+    assert_eq!(refused.code, ErrorCode::Unregistered);
+    assert_eq!(api.metric("petrel_delivery_owed", "").await as u64, 0);
+}

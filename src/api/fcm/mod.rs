@@ -8,7 +8,6 @@
 //! every platform; a message that is only validated is named `projects/{project}/messages/validate-only`; answers of
 //! errors carry a third detail, `google.rpc.ErrorInfo`, with Petrel's stable code as reason.
 
-mod answer;
 mod fields;
 mod header;
 mod options;
@@ -20,45 +19,27 @@ mod value;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use axum::routing::post;
 use petrel_protocol::ProjectId;
 use tokio::sync::SemaphorePermit;
 
 use super::body::{self, BodyError};
 use super::cause::Cause;
 use super::fault::Fault;
-use super::readiness::Phase;
-use super::{ApiState, auth};
+use super::{ApiState, admission, answer};
 use crate::telemetry::{self, Metric};
 use request::Publish;
 
 /// The path of the dialect, with the project as parameter.
-const SEND: &str = "/v1/projects/{project}/messages:send";
+pub(super) const SEND: &str = "/v1/projects/{project}/messages:send";
 
-pub(super) fn router(state: Arc<ApiState>) -> Router {
-    Router::new()
-        .route(SEND, post(send))
-        .method_not_allowed_fallback(wrong_method)
-        .fallback(unknown_path)
-        .with_state(state)
-}
-
-async fn unknown_path(request: Request) -> Response {
-    refuse(Fault::new(Cause::UnknownPath), request.into_body()).await
-}
-
-async fn wrong_method(request: Request) -> Response {
-    refuse(Fault::new(Cause::WrongMethod), request.into_body()).await
-}
-
-async fn send(
+/// Publishes a message.
+pub(super) async fn send(
     State(state): State<Arc<ApiState>>,
     project: Result<Path<String>, PathRejection>,
     request: Request,
@@ -68,7 +49,7 @@ async fn send(
     let (head, body) = request.into_parts();
     let (permit, id) = match admit(&state, &project, &head.headers, &body) {
         Ok(admitted) => admitted,
-        Err(fault) => return refuse(fault, body).await,
+        Err(fault) => return admission::refuse(fault, body).await,
     };
     let outcome = publish(&state, &project, id, body).await;
     drop(permit);
@@ -81,12 +62,6 @@ async fn send(
     }
 }
 
-/// Answers a request whose body nobody read.
-async fn refuse(fault: Fault, body: Body) -> Response {
-    body::discard(body).await;
-    answer::failure(&fault)
-}
-
 /// Everything that the headers decide, cheapest first.
 fn admit<'a>(
     state: &'a ApiState,
@@ -94,26 +69,11 @@ fn admit<'a>(
     headers: &HeaderMap,
     body: &Body,
 ) -> Result<(SemaphorePermit<'a>, ProjectId), Fault> {
-    let again = |cause| Fault::new(cause).retry_after(state.settings.retry_after);
-    match state.readiness.phase() {
-        Phase::Ready => {}
-        Phase::Starting => return Err(again(Cause::Starting)),
-        Phase::Draining => return Err(again(Cause::Draining)),
-    }
-    let permit = state
-        .permits
-        .try_acquire()
-        .map_err(|_| again(Cause::NoPermit))?;
+    let permit = admission::permit(state)?;
     if body::is_declared_too_large(body, state.settings.body_bytes_max) {
         return Err(Fault::new(Cause::BodyTooLarge));
     }
-    let opened = auth::bearer(headers)
-        .and_then(|key| state.directory.project_by_api_key(key))
-        .ok_or_else(|| Fault::new(Cause::Unauthenticated))?;
-    // A project that does not exist and one that the key does not open get the same answer.
-    if state.directory.project_by_name(project) != Some(opened) {
-        return Err(Fault::new(Cause::PermissionDenied));
-    }
+    let opened = admission::open_project(state, project, headers)?;
     if !is_json_or_unsaid(headers) {
         return Err(Fault::new(Cause::UnsupportedMediaType));
     }

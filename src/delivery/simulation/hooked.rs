@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use petrel_core::queue::Limits;
-use petrel_core::{DropReason, Message, UnixMillis};
+use petrel_core::{Day, DropReason, Message, UnixMillis};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
@@ -53,6 +53,10 @@ impl Store for Hooked {
 
     fn set_attributes(&mut self, device: Ordinal, new: &Attributes) -> Made<()> {
         self.inner.set_attributes(device, new)
+    }
+
+    fn save_seen(&mut self, device: Ordinal, day: Day) -> Made<()> {
+        self.inner.save_seen(device, day)
     }
 
     fn unregister(&mut self, device: Ordinal) -> Made<Unregistered> {
@@ -118,13 +122,17 @@ impl Store for Hooked {
         self.inner.has_queue(device)
     }
 
-    fn queued_bytes(&self, project: ProjectId) -> u64 {
-        self.inner.queued_bytes(project)
+    fn queued_bytes(&self) -> Vec<(ProjectId, u64)> {
+        self.inner.queued_bytes()
     }
 
-    fn expire(&mut self, now: UnixMillis, queues_max: usize) -> Made<Vec<Expired>> {
+    fn disk_free(&self) -> Option<u64> {
+        self.inner.disk_free()
+    }
+
+    fn expire(&mut self, now: UnixMillis, messages_max: usize) -> Made<Vec<Expired>> {
         self.between();
-        self.inner.expire(now, queues_max)
+        self.inner.expire(now, messages_max)
     }
 
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Made<Scan> {

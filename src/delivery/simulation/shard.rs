@@ -261,7 +261,7 @@ impl Shard {
                 }
                 self.told.push(Told::Answered(owner, number, result));
             }
-            Command::Replaced { conn } => {
+            Command::End { conn, .. } => {
                 if self.session(conn).is_some() {
                     self.leave(conn);
                 }

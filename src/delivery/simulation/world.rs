@@ -66,8 +66,6 @@ pub(super) struct World {
     pub(super) is_crashing: bool,
     /// A commit was the last thing that this life did.
     pub(super) is_dead: bool,
-    /// The last commit failed.
-    pub(super) must_retry: bool,
     /// Durable evictions of each device, durably trimmed broadcasts.
     pub(super) evicted: BTreeMap<Ordinal, u64>,
     pub(super) trimmed: BTreeSet<MessageId>,
@@ -88,6 +86,9 @@ impl World {
             },
             publish_timeout: HOUR,
             batch_operations_max: 1 + rng.below(8),
+            answers_from_memory: false,
+            project_bytes_max: u64::MAX,
+            disk_reserve: 0,
             queue: Limits {
                 messages_max: 2 + rng.below(10),
                 bytes_max: 1 << 20,
@@ -101,8 +102,10 @@ impl World {
             log: LogLimits {
                 messages_max: 1 + rng.below(8),
                 bytes_max: 1 << 20,
+                age_max: Duration::MAX,
             },
             topics_max: 2,
+            registration_expiry: Duration::MAX,
             window: Window {
                 messages: 1 + rng.below(5),
                 bytes: 1 << 16,
@@ -126,7 +129,6 @@ impl World {
             is_wild: false,
             is_crashing: !seed.is_multiple_of(3),
             is_dead: false,
-            must_retry: false,
             evicted: BTreeMap::new(),
             trimmed: BTreeSet::new(),
         }
@@ -177,7 +179,6 @@ impl World {
         if fate != Fate::Commit {
             self.say(format!("  {fate:?}"));
         }
-        self.must_retry = fate != Fate::Commit;
         self.is_dead |= matches!(fate, Fate::Crash | Fate::CommitAndCrash);
         fate
     }
@@ -230,7 +231,6 @@ pub(super) fn start(world: &Arc<Mutex<World>>) -> Committer {
         let mut world = lock(world);
         world.life = None;
         world.is_dead = false;
-        world.must_retry = false;
         world.is_wild = false;
         let mailbox = 1 + world.rng.below(6);
         let places = 4 + world.rng.below(12);

@@ -11,7 +11,7 @@ use super::super::ordered::OrderedMap;
 use super::super::records::{self, BroadcastRecord, RegistrationRecord};
 use super::super::{Loaded, Store as _, StoreError, StoredBroadcast, TopicId, layout};
 use super::Embedded;
-use super::sets::Pieces;
+use super::sets::{self, Pieces};
 use super::waiting::Waiting;
 
 impl<M: OrderedMap> Embedded<M> {
@@ -128,21 +128,39 @@ impl<M: OrderedMap> Embedded<M> {
         let Loaded {
             broadcasts,
             unreadable,
+            registrations,
             ..
         } = loaded;
+        let alive: RoaringBitmap = registrations.iter().map(|r| r.ordinal.0).collect();
+        let mut forgotten = Vec::new();
         self.each(layout::BROADCAST, unreadable, |key, value| {
             let record = BroadcastRecord::read(value)?;
             let id = layout::id_of(key)?;
             let message = decode_message(&record.message).ok()?;
+            let (mut targeted, mut settled) = (
+                targeted.remove(&id)?,
+                settled.remove(&id).unwrap_or_default(),
+            );
+            if !targeted.is_subset(&alive) {
+                targeted &= &alive;
+                settled &= &alive;
+                forgotten.push(broadcasts.len());
+            }
             broadcasts.push(StoredBroadcast {
                 message,
                 bytes: record.message.len() as u64,
-                targeted: targeted.remove(&id)?,
-                settled: settled.remove(&id).unwrap_or_default(),
+                targeted,
+                settled,
                 is_trimmed: record.is_trimmed,
             });
             Some(())
         })?;
+        // Whose registration has ended is in no set from now on.
+        for broadcast in forgotten.into_iter().filter_map(|at| broadcasts.get(at)) {
+            let (map, id) = (&mut self.map, broadcast.message.id);
+            sets::put(map, layout::TARGETED, id, &broadcast.targeted)?;
+            sets::put(map, layout::SETTLED, id, &broadcast.settled)?;
+        }
         // Sets are left over where a message cannot be read: its devices are told.
         for (id, targeted) in targeted {
             let owed = targeted - settled.remove(&id).unwrap_or_default();

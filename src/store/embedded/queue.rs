@@ -70,7 +70,7 @@ impl<M: OrderedMap> Embedded<M> {
         }
         let dropped = leaving.iter().map(|l| (l.id, l.reason)).collect();
         if leaving.iter().all(|l| l.id != entry.id) {
-            self.bodies_written += u64::from(entry.bytes);
+            self.count_body(entry.bytes.into());
             self.map.put(layout::queue(device, entry.id), value);
             self.queues.add(device, message.project, entry);
         }
@@ -207,14 +207,15 @@ impl<M: OrderedMap> Embedded<M> {
         Ok(scan)
     }
 
-    /// Drops what has expired in at most so many queues, those that have something to expire.
+    /// Drops what has expired, in queues that have something to expire, until so many messages are dropped.
     pub(super) fn expire_queues(
         &mut self,
         now: UnixMillis,
-        queues_max: usize,
+        messages_max: usize,
     ) -> Result<Vec<Expired>, StoreError> {
         let mut expired = Vec::new();
-        for _ in 0..queues_max {
+        let mut messages = 0;
+        while messages < messages_max {
             let Some(device) = self.queues.take_due(now) else {
                 break;
             };
@@ -236,6 +237,7 @@ impl<M: OrderedMap> Embedded<M> {
                 self.drop_queued(device, project, message)?;
             }
             self.queues.refile(device, earliest);
+            messages += leaving.len();
             expired.push(Expired {
                 device,
                 dropped: leaving.iter().map(|l| (l.id, l.reason)).collect(),

@@ -15,9 +15,10 @@ fn scattered(count: u32) -> RoaringBitmap {
 #[test]
 fn large_sets_come_back_and_shorter_ones_leave_nothing_of_the_longer() {
     on_every_engine(|engine| {
-        let (targeted, settled) = (scattered(300_000), scattered(200_000));
+        let (targeted, settled) = (scattered(100_000), scattered(60_000));
         let mut store = engine.open();
         store.load().unwrap();
+        store.register_all(&targeted);
         store.append(&broadcast(1), &targeted).unwrap();
         store.append(&broadcast(2), &scattered(5)).unwrap();
         store.save_settled(id(1), &settled).unwrap();
@@ -45,6 +46,7 @@ fn a_trimmed_broadcast_keeps_who_was_owed_it_but_not_what_it_said() {
     on_every_engine(|engine| {
         let mut store = engine.open();
         store.load().unwrap();
+        store.register_all(&scattered(5));
         let bytes = store.append(&broadcast(1), &scattered(5)).unwrap();
         store.trim(id(1)).unwrap();
         store.commit().unwrap();
@@ -106,4 +108,26 @@ fn a_set_with_a_piece_missing_is_lost_whole_and_its_broadcast_left_out() {
     assert!(loaded.unreadable > 0);
     let left: Vec<_> = loaded.broadcasts.iter().map(|b| b.message.id).collect();
     assert_eq!(left, [id(2)]);
+}
+
+#[test]
+fn whose_registration_has_ended_is_in_no_set_after_the_next_load() {
+    on_every_engine(|engine| {
+        let mut store = engine.open();
+        store.load().unwrap();
+        store.register_all(&(0..3).collect());
+        store.append(&broadcast(1), &(0..3).collect()).unwrap();
+        store.save_settled(id(1), &(1..3).collect()).unwrap();
+        store.unregister(Ordinal(1)).unwrap();
+        store.commit().unwrap();
+        drop(store);
+        for _ in 0..2 {
+            let mut store = engine.open();
+            let loaded = store.load().unwrap();
+            let sets = [&loaded.broadcasts[0].targeted, &loaded.broadcasts[0].settled];
+            let sets = sets.map(|set| set.iter().collect::<Vec<_>>());
+            assert_eq!(sets, [vec![0, 2], vec![2]]);
+            store.commit().unwrap();
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! What FCM's SDKs read: the name of a message, or an error in Google's shape.
+//! What publishers read: the name of a message, nothing at all, or an error in Google's shape.
 //!
 //! SDKs look for the detail of type `…fcm.v1.FcmError` first and for `error.status` next, so both are always right.
 //! Every answer of an error is counted here.
@@ -9,8 +9,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 
-use crate::api::cause::Cause;
-use crate::api::fault::Fault;
+use super::cause::Cause;
+use super::fault::Fault;
 use crate::telemetry::{self, Metric};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
@@ -24,6 +24,9 @@ const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 struct Success<'a> {
     name: &'a str,
 }
+
+#[derive(Serialize)]
+struct Empty {}
 
 #[derive(Serialize)]
 struct Failure<'a> {
@@ -75,6 +78,11 @@ pub(super) fn name(project: &str, message: &str) -> String {
 /// The message was accepted.
 pub(super) fn success(name: &str) -> Response {
     respond(StatusCode::OK, &Success { name })
+}
+
+/// It was done, and there is nothing to say.
+pub(super) fn done() -> Response {
+    respond(StatusCode::OK, &Empty {})
 }
 
 /// It was not.
