@@ -192,7 +192,10 @@ fn a_registration_ends_when_its_device_was_not_seen_for_long_and_its_messages_wi
     let mut life = Life::begin(&map, 1031, settings());
     life.delivery.attach(Ordinal(2), place(0));
     life.turn(HOUR / 2);
-    assert!(life.is_registered(0), "not before everybody had time to come back");
+    assert!(
+        life.is_registered(0),
+        "not before everybody had time to come back"
+    );
     life.turn(HOUR * 2);
     let registered = [0, 1, 2, 3].map(|device| life.is_registered(device));
     assert_eq!(registered, [false, true, true, false]);
@@ -233,7 +236,9 @@ fn a_log_lets_go_of_what_is_too_old() {
     let topic = TopicName::parse("t").unwrap();
     let device = life.delivery.directory.device(Ordinal(0)).unwrap();
     let subscribe = petrel_protocol::session::RequestBody::Subscribe(topic.clone());
-    life.delivery.request(device, 1, subscribe, place(0)).unwrap();
+    life.delivery
+        .request(device, 1, subscribe, place(0))
+        .unwrap();
     life.turn(Duration::ZERO);
     life.publish(Target::Topic(topic.clone()), 900_000).unwrap();
     drop(life);

@@ -4,7 +4,7 @@ use petrel_protocol::ErrorCode;
 use petrel_protocol::session::DeviceEvent;
 use petrel_protocol::wire::{self, to_broker};
 
-use crate::common::{Api, Broker, Closed, RawDevice, id};
+use crate::common::{Api, Broker, Closed, RawDevice, Wire, id};
 use crate::{DEFAULTS, message};
 
 /// Reads up to `Reconnect`; the labels and ids of what came before are dropped.
@@ -118,22 +118,30 @@ async fn an_erased_device_is_gone_for_good() {
     api.publish_token(&offline.token, message("1")).await.id();
 
     assert_eq!(api.erase(&online.token).await.status, 200);
-    let closed = online.closed().await;
-    assert_eq!(closed.code, ErrorCode::Unregistered);
+    let (_, closed) = online.end().await;
+    let code = ErrorCode::Unregistered;
+    assert_eq!(
+        closed,
+        Closed::Application(code as u64, code.name().to_owned())
+    );
     let erased = api.erase(&offline.token).await;
     assert_eq!((erased.status, erased.text.as_str()), (200, "{}"));
     for again in [
         api.erase(&offline.token).await,
         api.publish_token(&offline.token, message("2")).await,
     ] {
-        assert_eq!((again.status, again.reason().as_str()), (404, "UNREGISTERED"));
+        assert_eq!(
+            (again.status, again.reason().as_str()),
+            (404, "UNREGISTERED")
+        );
     }
     assert_eq!(api.erase("nobody").await.reason(), "INVALID_TOKEN");
-    broker.kill().await;
+    broker.kill();
     broker.restart();
     let api = Api::new(&broker);
     assert_eq!(api.erase(&offline.token).await.status, 404);
-    let refused = RawDevice::refused(&broker, hello).await;
-    assert_eq!(refused.code, ErrorCode::Unregistered);
+    let mut wire = Wire::open(&broker).await;
+    wire.send_frame(to_broker::Frame::Hello(hello)).await;
+    wire.end().await.expect(code);
     assert_eq!(api.metric("petrel_delivery_owed", "").await as u64, 0);
 }

@@ -124,7 +124,10 @@ fn whose_registration_has_ended_is_in_no_set_after_the_next_load() {
         for _ in 0..2 {
             let mut store = engine.open();
             let loaded = store.load().unwrap();
-            let sets = [&loaded.broadcasts[0].targeted, &loaded.broadcasts[0].settled];
+            let sets = [
+                &loaded.broadcasts[0].targeted,
+                &loaded.broadcasts[0].settled,
+            ];
             let sets = sets.map(|set| set.iter().collect::<Vec<_>>());
             assert_eq!(sets, [vec![0, 2], vec![2]]);
             store.commit().unwrap();
