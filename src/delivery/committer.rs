@@ -85,6 +85,9 @@ impl Committer {
         mut store: Box<dyn Store>,
         now: Instant,
     ) -> Result<Self, StoreError> {
+        if let (until, true) = delivery.patient_until {
+            store.save_patience(until)?;
+        }
         if let Some(end) = delivery.sequence.wanted_end() {
             store.reserve(end)?;
             store.save_time(delivery.now())?;

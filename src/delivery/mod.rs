@@ -104,6 +104,8 @@ pub struct Delivery {
     gate: Gate,
     /// Devices whose last day was not written yet.
     seen: Mutex<RoaringBitmap>,
+    /// Until when no registration ends for the absence of its device, and whether that is to be written.
+    patient_until: (UnixMillis, bool),
     /// Held while a broadcast gets its id, its audience and its place among the operations: their order is one.
     broadcast_order: Mutex<()>,
     /// Devices with something in their stored queue.
@@ -128,6 +130,8 @@ impl Delivery {
         loaded: Loaded,
     ) -> (Arc<Self>, mpsc::Receiver<Operation>) {
         let (operations, receiver) = mpsc::channel(OPERATIONS_MAX);
+        let now = clock.now(Instant::now());
+        let patient_until = registrations::patience(now, loaded.last_time, loaded.patient_until);
         let delivery = Self {
             settings,
             clock: RwLock::new(clock),
@@ -140,6 +144,7 @@ impl Delivery {
             gaps: Gaps::default(),
             gate: Gate::default(),
             seen: Mutex::default(),
+            patient_until,
             broadcast_order: Mutex::new(()),
             queued: RwLock::new(loaded.queued),
             stored: loaded.queued_messages.into(),

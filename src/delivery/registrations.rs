@@ -1,8 +1,9 @@
 //! The life of a registration: when its device was last seen, its end after a long absence, its erasure.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use petrel_core::Day;
+use petrel_core::{Day, UnixMillis};
 use petrel_protocol::{ErrorCode, Ordinal, ProjectId};
 use tokio::sync::oneshot;
 
@@ -10,6 +11,30 @@ use super::Delivery;
 use super::command::{Command, Refusal};
 use super::operation::{Change, Operation};
 use super::publish::PublishError;
+
+/// While nobody could connect, nobody was absent: a broker that was down for longer than this has patience.
+const DOWN_MAX: Duration = Duration::from_secs(2 * 86_400);
+
+/// How long nobody is taken for absent after that. It also keeps all registrations where a clock is set to a wrong year.
+const PATIENCE: Duration = Duration::from_secs(30 * 86_400);
+
+/// Until when no registration ends for an absence, and whether that is new.
+pub(super) fn patience(
+    now: UnixMillis,
+    last_time: UnixMillis,
+    patient_until: UnixMillis,
+) -> (UnixMillis, bool) {
+    let was_down = last_time != UnixMillis(0) && last_time.after(DOWN_MAX) < now;
+    if was_down {
+        tracing::warn!(
+            days = (now.0 - last_time.0) / 86_400_000,
+            "the broker was down for long, or the clock was set: for 30 days no registration ends for an absence"
+        );
+        (now.after(PATIENCE), true)
+    } else {
+        (patient_until, false)
+    }
+}
 
 impl Delivery {
     /// Ends the registration of a token and erases what belongs to it: queue, attributes, subscriptions. Returns once

@@ -182,11 +182,14 @@ fn a_registration_ends_when_its_device_was_not_seen_for_long_and_its_messages_wi
     life.publish(life.token(0), 2_000_000).unwrap();
     drop(life);
 
-    // Seen on the 20th day, and that is written behind.
-    let mut life = Life::begin(&map, 1020, settings());
-    life.delivery.attach(Ordinal(1), place(0));
-    life.turn(Duration::from_secs(1));
-    drop(life);
+    for day in 1001..1031 {
+        let mut life = Life::begin(&map, day, settings());
+        if day == 1020 {
+            life.delivery.attach(Ordinal(1), place(0));
+        }
+        life.turn(HOUR * 2);
+        assert!((0..4).all(|device| life.is_registered(device)));
+    }
 
     // 31 days after the registration; one device is connected while it is looked for.
     let mut life = Life::begin(&map, 1031, settings());
@@ -209,6 +212,50 @@ fn a_registration_ends_when_its_device_was_not_seen_for_long_and_its_messages_wi
     assert!(!life.is_registered(0));
     life.turn(HOUR * 2);
     assert!(life.is_registered(1));
+}
+
+#[test]
+fn nobody_was_absent_while_the_broker_was_down_or_its_clock_was_wrong() {
+    let map = MemoryMap::default();
+    Life::begin(&map, 1000, settings()).register(0);
+    for day in (2000..2030).step_by(2) {
+        let mut life = Life::begin(&map, day, settings());
+        life.turn(HOUR * 2);
+        assert!(life.is_registered(0), "{day}");
+    }
+    let mut life = Life::begin(&map, 2030, settings());
+    life.turn(HOUR * 2);
+    assert!(!life.is_registered(0));
+}
+
+/// A clock that was set back does not lengthen a message's life, one that was set forward does not end it.
+#[test]
+fn the_clock_may_be_set_both_ways() {
+    let map = MemoryMap::default();
+    let mut life = Life::begin(&map, 1000, settings());
+    life.register(0);
+    life.publish(life.token(0), 900).unwrap();
+    let before = life.delivery.now();
+    let forward = life.delivery.observe_wall_clock(before.after(DAY * 100));
+    assert!(forward.is_some_and(|milliseconds| milliseconds > 0));
+    assert!(life.delivery.now() < before.after(HOUR / 60));
+    life.turn(HOUR);
+    assert_eq!(life.delivery.balance().owed, 1);
+    drop(life);
+
+    let mut life = Life::begin(&map, 900, settings());
+    assert!(
+        life.delivery.now() >= before,
+        "never below the time that was stored"
+    );
+    assert!(
+        life.delivery
+            .observe_wall_clock(UnixMillis(0).after(DAY * 900))
+            .is_some()
+    );
+    assert!(life.delivery.now().after(HOUR / 60) > before);
+    life.turn(HOUR);
+    assert_eq!(life.delivery.balance().owed, 1);
 }
 
 #[test]

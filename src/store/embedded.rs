@@ -3,7 +3,8 @@
 mod load;
 mod queue;
 pub(super) mod sets;
-mod waiting;
+mod summaries;
+pub(super) mod waiting;
 
 use petrel_core::queue::Limits;
 use petrel_core::{Day, Message, UnixMillis, decode_message, encode_message};
@@ -12,13 +13,14 @@ use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Topi
 use roaring::RoaringBitmap;
 
 use super::ordered::OrderedMap;
-use super::records::{self, BroadcastRecord, RegistrationRecord};
+use super::records::{BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
     Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
     StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
 };
 
+use self::summaries::Summaries;
 use self::waiting::Queues;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ pub struct Embedded<M> {
     next_topic: u32,
     next_project: u32,
     queues: Queues,
+    summaries: Summaries,
     bodies_written: u64,
     body_bytes_written: u64,
     /// The gap of each device that may still grow: not yet read by any session since this process started.
@@ -48,6 +51,7 @@ impl<M: OrderedMap> Embedded<M> {
             next_topic: 0,
             next_project: 0,
             queues: Queues::default(),
+            summaries: Summaries::default(),
             bodies_written: 0,
             body_bytes_written: 0,
             open_gaps: HashMap::new(),
@@ -332,17 +336,13 @@ impl<M: OrderedMap> Store for Embedded<M> {
         Ok(())
     }
 
+    fn save_patience(&mut self, until: UnixMillis) -> Result<(), StoreError> {
+        self.put_number(layout::meta("patient_until"), until.0);
+        Ok(())
+    }
+
     fn commit(&mut self) -> Result<(), StoreError> {
-        for (device, waiting) in self.queues.take_changed() {
-            let key = layout::summary(device);
-            match waiting {
-                Some(w) => {
-                    let value = records::write_summary(w.project, &w.summary);
-                    self.map.put(key, value);
-                }
-                None => self.map.remove(key),
-            }
-        }
+        self.summaries.stage(&mut self.map, &mut self.queues);
         self.map.commit()
     }
 

@@ -4,14 +4,15 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `M` name | meta: schema, epoch, reserved end of the sequence, next ordinal, next topic, last time |
+//! | `M` name | meta: schema, epoch, reserved end of the sequence, next ordinal, next topic, last time, end of patience |
 //! | `P` name | project number |
 //! | `N` project(4) name | topic number |
 //! | `R` ordinal(4) | registration record |
 //! | `S` project(4) secret hash(32) | ordinal |
 //! | `U` ordinal(4) topic(4) | subscription |
 //! | `Q` ordinal(4) epoch(4) sequence(8) | queued message or gap |
-//! | `H` ordinal(4) | summary of the queue; there while there is a queue |
+//! | `H` chunk(4) | summaries of the queues of 1,024 devices |
+//! | `J` record(8) | summaries that one commit changed, until the chunks have them |
 //! | `L` epoch(4) sequence(8) | broadcast |
 //! | `A` epoch(4) sequence(8) piece(2) | target set of a broadcast, in pieces of [`PIECE`] bytes |
 //! | `Z` epoch(4) sequence(8) piece(2) | settled set of a broadcast, in the same way |
@@ -97,7 +98,8 @@ pub(super) const REGISTRATION: u8 = b'R';
 pub(super) const SECRET: u8 = b'S';
 pub(super) const SUBSCRIPTION: u8 = b'U';
 pub(super) const QUEUE: u8 = b'Q';
-pub(super) const SUMMARY: u8 = b'H';
+pub(super) const SUMMARIES: u8 = b'H';
+pub(super) const JOURNAL: u8 = b'J';
 pub(super) const BROADCAST: u8 = b'L';
 pub(super) const TARGETED: u8 = b'A';
 pub(super) const SETTLED: u8 = b'Z';
@@ -161,8 +163,31 @@ pub(super) fn broadcast(id: MessageId) -> Vec<u8> {
     )
 }
 
-pub(super) fn summary(device: Ordinal) -> Vec<u8> {
-    key(SUMMARY, &[&device.0.to_be_bytes()])
+/// Devices of one chunk of summaries.
+const CHUNK_BITS: u32 = 10;
+
+/// The chunk of summaries that a device is in.
+pub(super) fn chunk_of(device: Ordinal) -> u32 {
+    device.0 >> CHUNK_BITS
+}
+
+/// The devices of a chunk.
+pub(super) fn devices_of(chunk: u32) -> impl Iterator<Item = Ordinal> {
+    let first = chunk << CHUNK_BITS;
+    (first..=first | ((1 << CHUNK_BITS) - 1)).map(Ordinal)
+}
+
+pub(super) fn summaries(chunk: u32) -> Vec<u8> {
+    key(SUMMARIES, &[&chunk.to_be_bytes()])
+}
+
+pub(super) fn journal(record: u64) -> Vec<u8> {
+    key(JOURNAL, &[&record.to_be_bytes()])
+}
+
+/// The number of a journal record.
+pub(super) fn record_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
 }
 
 /// The key of one piece of a set; `kind` is [`TARGETED`] or [`SETTLED`].
@@ -268,6 +293,17 @@ mod tests {
             assert_eq!(open(&flipped), None);
         }
         assert_eq!(open(b"abc"), None);
+    }
+
+    #[test]
+    fn every_device_is_in_the_chunk_that_names_it() {
+        for device in [0, 1, 1023, 1024, 70_000, u32::MAX].map(Ordinal) {
+            let chunk = chunk_of(device);
+            assert!(devices_of(chunk).any(|d| d == device));
+            assert!(devices_of(chunk).all(|d| chunk_of(d) == chunk));
+            assert_eq!(devices_of(chunk).count(), 1024);
+        }
+        assert_eq!(record_of(&journal(77)), Some(77));
     }
 
     #[test]

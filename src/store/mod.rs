@@ -124,6 +124,8 @@ pub struct Loaded {
     pub reserved_end: u64,
     /// Last wall time that was written.
     pub last_time: UnixMillis,
+    /// Until when no registration ends for the absence of its device.
+    pub patient_until: UnixMillis,
     /// All projects that ever were.
     pub projects: Vec<(ProjectId, String)>,
     /// All live registrations.
@@ -351,6 +353,9 @@ pub trait Store: Send {
 
     /// Remembers the wall time, so that no later start is earlier.
     fn save_time(&mut self, now: UnixMillis) -> Result<(), StoreError>;
+
+    /// Remembers until when no registration ends for the absence of its device.
+    fn save_patience(&mut self, until: UnixMillis) -> Result<(), StoreError>;
 
     /// Makes everything staged durable, atomically.
     fn commit(&mut self) -> Result<(), StoreError>;

@@ -8,6 +8,7 @@ use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Urgency};
 use prost::Message as _;
 
+use super::embedded::waiting::Waiting;
 use super::{GapRecord, NewRegistration, Registration, layout};
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -161,45 +162,62 @@ pub(super) fn read_queued(id: MessageId, value: &[u8]) -> Option<QueueValue<'_>>
     Some(QueueValue::Message(entry, payload))
 }
 
+/// Summaries of several queues, column by column: some ten bytes each.
 #[derive(Clone, PartialEq, prost::Message)]
-struct SummaryRecord {
-    #[prost(uint32, tag = "1")]
-    project: u32,
-    #[prost(uint32, tag = "2")]
-    messages: u32,
-    #[prost(uint32, tag = "3")]
-    bytes: u32,
-    #[prost(uint32, tag = "4")]
-    keyed: u32,
-    #[prost(uint32, tag = "5")]
-    gaps: u32,
-    /// Absent where nothing expires.
-    #[prost(uint32, optional, tag = "6")]
-    earliest: Option<u32>,
+struct SummariesRecord {
+    /// Ordinals in order, each as the distance from the one before.
+    #[prost(uint32, repeated, tag = "1")]
+    devices: Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    projects: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    messages: Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    bytes: Vec<u32>,
+    #[prost(uint32, repeated, tag = "5")]
+    keyed: Vec<u32>,
+    #[prost(uint32, repeated, tag = "6")]
+    gaps: Vec<u32>,
+    /// One more than the span; 0 where nothing expires.
+    #[prost(uint32, repeated, tag = "7")]
+    earliest: Vec<u32>,
 }
 
-pub(super) fn write_summary(project: ProjectId, summary: &Summary) -> Vec<u8> {
-    let record = SummaryRecord {
-        project: project.0,
-        messages: summary.messages,
-        bytes: summary.bytes,
-        keyed: summary.keyed.into(),
-        gaps: summary.gaps.into(),
-        earliest: (summary.earliest != Span::NEVER).then_some(summary.earliest.0),
-    };
+/// Summaries in the order of their devices; `None` for a queue that is gone.
+pub(super) fn write_summaries(summaries: &[(Ordinal, Option<Waiting>)]) -> Vec<u8> {
+    let mut record = SummariesRecord::default();
+    let mut before = 0;
+    for (device, waiting) in summaries {
+        let summary = waiting.map(|w| w.summary).unwrap_or_default();
+        record.devices.push(device.0.wrapping_sub(before));
+        before = device.0;
+        record.projects.push(waiting.map_or(0, |w| w.project.0));
+        record.messages.push(summary.messages);
+        record.bytes.push(summary.bytes);
+        record.keyed.push(summary.keyed.into());
+        record.gaps.push(summary.gaps.into());
+        record.earliest.push(summary.earliest.0.wrapping_add(1));
+    }
     layout::seal(&record.encode_to_vec())
 }
 
-pub(super) fn read_summary(value: &[u8]) -> Option<(ProjectId, Summary)> {
-    let record = SummaryRecord::decode(layout::open(value)?).ok()?;
-    let summary = Summary {
-        messages: record.messages,
-        bytes: record.bytes,
-        keyed: u16::try_from(record.keyed).ok()?,
-        gaps: u16::try_from(record.gaps).ok()?,
-        earliest: record.earliest.map_or(Span::NEVER, Span),
+pub(super) fn read_summaries(value: &[u8]) -> Option<Vec<(Ordinal, Option<Waiting>)>> {
+    let record = SummariesRecord::decode(layout::open(value)?).ok()?;
+    let mut before = 0_u32;
+    let device = |(at, distance): (usize, &u32)| {
+        before = before.wrapping_add(*distance);
+        let summary = Summary {
+            messages: *record.messages.get(at)?,
+            bytes: *record.bytes.get(at)?,
+            keyed: u16::try_from(*record.keyed.get(at)?).ok()?,
+            gaps: u16::try_from(*record.gaps.get(at)?).ok()?,
+            earliest: Span(record.earliest.get(at)?.wrapping_sub(1)),
+        };
+        let project = ProjectId(*record.projects.get(at)?);
+        let waiting = (!summary.is_empty()).then_some(Waiting { project, summary });
+        Some((Ordinal(before), waiting))
     };
-    Some((ProjectId(record.project), summary))
+    record.devices.iter().enumerate().map(device).collect()
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

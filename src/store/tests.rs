@@ -7,6 +7,7 @@ use std::time::Duration;
 use petrel_core::queue::FullPolicy;
 use petrel_core::{Address, Content, Draft, DraftOptions, PerPlatform, Ttl};
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
 
@@ -474,41 +475,65 @@ fn perform(store: &mut dyn Store, step: &Step, sequence: u64) -> String {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+fn number_from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
 
-    /// sled and memory answer every history alike, crashes included.
-    #[test]
-    fn sled_behaves_as_memory_does(steps in proptest::collection::vec(any_step(), 1..120)) {
-        let directory = tempfile::tempdir().unwrap();
-        let memory = MemoryMap::default();
-        let sled_engine = directory.path();
-        let (mut left, mut right) = (memory.open(), sled_engine.open());
-        left.load().unwrap();
-        right.load().unwrap();
-        for (at, step) in steps.iter().enumerate() {
-            let sequence = at as u64 + 1;
-            if matches!(step, Step::Reopen) {
-                // Dropped before the next one opens: sled locks its files.
-                drop((left, right));
-                (left, right) = (memory.open(), sled_engine.open());
-                let (l, r) = (left.load().unwrap(), right.load().unwrap());
-                prop_assert_eq!(l.registrations, r.registrations);
-                prop_assert_eq!(l.subscriptions, r.subscriptions);
-                prop_assert_eq!(l.queued, r.queued);
-                prop_assert_eq!(l.queued_messages, r.queued_messages);
-            }
-            let seen = perform(&mut *left, step, sequence);
-            prop_assert_eq!(seen, perform(&mut *right, step, sequence), "{:?}", step);
-            for device in 0..4 {
-                let has_queue = left.has_queue(Ordinal(device));
-                prop_assert_eq!(has_queue, right.has_queue(Ordinal(device)));
-            }
-            let (l, r) = (left.stats(), right.stats());
+/// sled and memory answer every history alike, crashes included: `TEST_STORE_HISTORIES` of them, from a seed that
+/// `TEST_STORE_SEED` repeats.
+#[test]
+fn sled_behaves_as_memory_does() {
+    let now = std::time::SystemTime::now();
+    let nanos = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
+    let seed = number_from_env("TEST_STORE_SEED").unwrap_or(nanos as u64);
+    let histories = number_from_env("TEST_STORE_HISTORIES").unwrap_or(1000);
+    println!("TEST_STORE_SEED={seed} TEST_STORE_HISTORIES={histories}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = ProptestConfig {
+        cases: u32::try_from(histories).unwrap(),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let steps = proptest::collection::vec(any_step(), 1..120);
+    TestRunner::new_with_rng(config, rng)
+        .run(&steps, |steps| compare(&steps))
+        .unwrap();
+}
+
+fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
+    let directory = tempfile::tempdir().unwrap();
+    let memory = MemoryMap::default();
+    let sled_engine = directory.path();
+    let (mut left, mut right) = (memory.open(), sled_engine.open());
+    left.load().unwrap();
+    right.load().unwrap();
+    for (at, step) in steps.iter().enumerate() {
+        let sequence = at as u64 + 1;
+        if matches!(step, Step::Reopen) {
+            // Dropped before the next one opens: sled locks its files.
+            drop((left, right));
+            (left, right) = (memory.open(), sled_engine.open());
+            let (l, r) = (left.load().unwrap(), right.load().unwrap());
+            prop_assert_eq!(l.registrations, r.registrations);
+            prop_assert_eq!(l.subscriptions, r.subscriptions);
+            prop_assert_eq!(l.queued, r.queued);
             prop_assert_eq!(l.queued_messages, r.queued_messages);
-            prop_assert_eq!(l.queued_bytes, r.queued_bytes);
-            left.check_summaries();
-            right.check_summaries();
         }
+        let seen = perform(&mut *left, step, sequence);
+        prop_assert_eq!(seen, perform(&mut *right, step, sequence), "{:?}", step);
+        for device in (0..4).map(Ordinal) {
+            prop_assert_eq!(left.has_queue(device), right.has_queue(device));
+        }
+        let (l, r) = (left.stats(), right.stats());
+        prop_assert_eq!(l.queued_messages, r.queued_messages);
+        prop_assert_eq!(l.queued_bytes, r.queued_bytes);
+        left.check_summaries();
+        right.check_summaries();
     }
+    Ok(())
 }

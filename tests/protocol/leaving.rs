@@ -112,7 +112,7 @@ async fn an_erased_device_is_gone_for_good() {
     let mut broker = Broker::start();
     let api = Api::new(&broker);
     let mut online = RawDevice::register(&broker).await;
-    let mut offline = RawDevice::register(&broker).await;
+    let offline = RawDevice::register(&broker).await;
     let hello = offline.hello();
     offline.wire.hang_up().await;
     api.publish_token(&offline.token, message("1")).await.id();

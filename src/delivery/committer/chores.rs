@@ -143,10 +143,11 @@ impl Committer {
             }
             if delivery.presence.find(device).is_some() {
                 delivery.saw(device);
-            } else if delivery
-                .directory
-                .seen(device)
-                .is_some_and(|day| day < Day(last))
+            } else if delivery.now() >= delivery.patient_until.0
+                && delivery
+                    .directory
+                    .seen(device)
+                    .is_some_and(|day| day < Day(last))
             {
                 ended += 1;
                 let ending = Arc::clone(&delivery);

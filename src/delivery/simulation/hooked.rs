@@ -169,6 +169,10 @@ impl Store for Hooked {
         self.inner.save_time(now)
     }
 
+    fn save_patience(&mut self, until: UnixMillis) -> Made<()> {
+        self.inner.save_patience(until)
+    }
+
     fn commit(&mut self) -> Made<()> {
         lock(&self.world).begin_commit();
         let fate = lock(&self.world).fate_of_commit();

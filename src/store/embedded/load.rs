@@ -30,6 +30,7 @@ impl<M: OrderedMap> Embedded<M> {
             epoch: small(meta("epoch", "epoch")?),
             reserved_end: meta("reserved_end", "end of the sequence")?,
             last_time: UnixMillis(meta("last_time", "time")?),
+            patient_until: UnixMillis(meta("patient_until", "end of patience")?),
             ..Loaded::default()
         };
         let next_ordinal = small(meta("next_ordinal", "next ordinal")?);
@@ -197,26 +198,60 @@ impl<M: OrderedMap> Embedded<M> {
 
     /// Reads what is known of each queue; the queues stay where they are. What they hold is checked when it is scanned.
     fn load_summaries(&mut self, loaded: &mut Loaded) -> Result<(), StoreError> {
-        let mut summaries = Vec::new();
-        let mut lost = Vec::new();
-        self.each(layout::SUMMARY, &mut loaded.unreadable, |key, value| {
-            let device = Ordinal(layout::number_at(key, 1)?);
-            match records::read_summary(value) {
-                Some((project, summary)) => {
-                    summaries.push((device, Waiting { project, summary }));
+        let mut known = Vec::new();
+        let mut lost_chunks = Vec::new();
+        self.each(layout::SUMMARIES, &mut loaded.unreadable, |key, value| {
+            let chunk = layout::number_at(key, 1)?;
+            match records::read_summaries(value) {
+                Some(summaries) => {
+                    known.extend(summaries);
                     Some(())
                 }
                 None => {
-                    lost.push(device);
+                    lost_chunks.push(chunk);
                     None
                 }
             }
         })?;
-        for (device, waiting) in summaries {
+        for (device, waiting) in known {
             self.queues.load(device, waiting);
         }
-        for device in lost {
-            self.summarize_anew(device)?;
+        for chunk in lost_chunks {
+            self.summarize_anew(layout::devices_of(chunk))?;
+        }
+        let mut journal = Vec::new();
+        let unreadable = loaded.unreadable;
+        self.each(layout::JOURNAL, &mut loaded.unreadable, |key, value| {
+            journal.push((layout::record_of(key)?, records::read_summaries(value)?));
+            Some(())
+        })?;
+        let is_whole = loaded.unreadable == unreadable;
+        for (record, summaries) in journal {
+            let devices = summaries.iter().map(|(device, _)| *device);
+            self.summaries.load(record, devices);
+            for (device, waiting) in summaries {
+                self.queues.load(device, waiting);
+            }
+        }
+        if !is_whole {
+            tracing::warn!("what is known of the queues cannot be read: all of them are read");
+            self.remove_unreadable_journal()?;
+            self.summarize_all()?;
+        }
+        Ok(())
+    }
+
+    fn remove_unreadable_journal(&mut self) -> Result<(), StoreError> {
+        let mut bad = Vec::new();
+        let (from, to) = layout::kind_range(layout::JOURNAL);
+        self.map.visit(&from, &to, |key, value| {
+            if layout::record_of(key).is_none() || records::read_summaries(value).is_none() {
+                bad.push(key.to_vec());
+            }
+            ControlFlow::Continue(())
+        })?;
+        for key in bad {
+            self.map.remove(key);
         }
         Ok(())
     }
@@ -229,17 +264,20 @@ impl<M: OrderedMap> Embedded<M> {
             devices.extend(layout::number_at(key, 1));
             ControlFlow::Continue(())
         })?;
-        for device in devices {
-            self.summarize_anew(Ordinal(device))?;
-        }
-        Ok(())
+        devices |= self.queues.devices();
+        self.summarize_anew(devices.into_iter().map(Ordinal))
     }
 
-    fn summarize_anew(&mut self, device: Ordinal) -> Result<(), StoreError> {
-        let registration = self.registration_record(device).ok().flatten();
-        let project = ProjectId(registration.map_or(0, |r| r.project));
-        let summary = self.summarize(device)?;
-        self.queues.set(device, Waiting { project, summary });
+    fn summarize_anew(&mut self, devices: impl Iterator<Item = Ordinal>) -> Result<(), StoreError> {
+        for device in devices {
+            let summary = self.summarize(device)?;
+            if summary.is_empty() && !self.queues.has(device) {
+                continue;
+            }
+            let registration = self.registration_record(device).ok().flatten();
+            let project = ProjectId(registration.map_or(0, |r| r.project));
+            self.queues.set(device, Waiting { project, summary });
+        }
         Ok(())
     }
 }

@@ -14,9 +14,9 @@ const ENTRIES_MAX: usize = 1 << 18;
 
 /// A device's queue, in brief.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Waiting {
-    pub(super) project: ProjectId,
-    pub(super) summary: Summary,
+pub(in super::super) struct Waiting {
+    pub(in super::super) project: ProjectId,
+    pub(in super::super) summary: Summary,
 }
 
 /// All queues, in brief.
@@ -80,9 +80,12 @@ impl Queues {
         self.changed.insert(device);
     }
 
-    /// Takes in a queue as it was stored: it need not be written again.
-    pub(super) fn load(&mut self, device: Ordinal, waiting: Waiting) {
-        self.set(device, waiting);
+    /// Takes in a queue as it was stored, or that it is gone: it need not be written again.
+    pub(super) fn load(&mut self, device: Ordinal, waiting: Option<Waiting>) {
+        match waiting {
+            Some(waiting) => self.set(device, waiting),
+            None => self.forget(device),
+        }
         self.changed.remove(&device);
     }
 

@@ -105,25 +105,86 @@ fn what_expired_goes_without_being_asked_for_and_other_queues_are_not_looked_at(
     });
 }
 
+/// Enough queues that chunks are written and journal records go, over restarts.
 #[test]
-fn an_unreadable_summary_is_made_anew() {
+fn summaries_stay_true_over_many_commits_and_take_little_room() {
+    on_every_engine(|engine| {
+        let mut store = engine.open();
+        store.load().unwrap();
+        for round in 0..12_u64 {
+            for n in 0..200_u32 {
+                let device = Ordinal(n * 37 + round as u32);
+                let sequence = round * 1000 + u64::from(n) + 1;
+                let message = plain(sequence);
+                let platform = Platform::Android;
+                store
+                    .enqueue(device, &message, platform, LIMITS, NOW)
+                    .unwrap();
+                if n % 3 == 0 {
+                    store.settle(device, message.id).unwrap();
+                }
+            }
+            store.commit().unwrap();
+            if round % 4 == 3 {
+                drop(store);
+                store = engine.open();
+                let loaded = store.load().unwrap();
+                assert_eq!(loaded.unreadable, 0);
+                store.check_summaries();
+            }
+        }
+    });
+}
+
+#[test]
+fn the_journal_is_folded_into_chunks() {
     let map = MemoryMap::default();
     let mut store = map.open();
     store.load().unwrap();
-    store.register(&registration(1)).unwrap();
-    enqueue(&mut *store, &plain(1));
-    enqueue(&mut *store, &keyed(2, "k"));
-    store.commit().unwrap();
-    let bytes = store.stats().queued_bytes;
-    drop(store);
-    let mut raw = map.clone();
-    raw.write(&[(layout::summary(DEVICE), Some(b"rubbish".to_vec()))])
-        .unwrap();
-    let mut store = Embedded::new(map, 7);
-    let loaded = store.load().unwrap();
-    assert_eq!((loaded.unreadable, loaded.queued_messages), (1, 2));
-    assert_eq!(store.stats().queued_bytes, bytes);
-    store.check_summaries();
+    let count = |kind: u8| map.pairs().iter().filter(|(key, _)| key[0] == kind).count();
+    // Eight chunks, each stale again after every commit.
+    for commit in 0..100_u64 {
+        for n in 0..64 {
+            let message = plain(commit * 64 + u64::from(n) + 1);
+            let platform = Platform::Android;
+            let device = Ordinal(n << 7);
+            store
+                .enqueue(device, &message, platform, LIMITS, NOW)
+                .unwrap();
+        }
+        store.commit().unwrap();
+    }
+    assert_eq!(count(layout::SUMMARIES), 8);
+    let records = count(layout::JOURNAL);
+    assert!((1..=40).contains(&records), "{records}");
+}
+
+#[test]
+fn unreadable_summaries_are_made_anew() {
+    let chunk = |_: u64| layout::summaries(0);
+    for key in [layout::journal, chunk] {
+        let map = MemoryMap::default();
+        let mut store = map.open();
+        store.load().unwrap();
+        store.register(&registration(1)).unwrap();
+        enqueue(&mut *store, &plain(1));
+        store.commit().unwrap();
+        enqueue(&mut *store, &keyed(2, "k"));
+        store.commit().unwrap();
+        let bytes = store.stats().queued_bytes;
+        drop(store);
+        let mut raw = map.clone();
+        raw.write(&[(key(1), Some(b"rubbish".to_vec()))]).unwrap();
+        let mut store = Embedded::new(map.clone(), 7);
+        let loaded = store.load().unwrap();
+        assert_eq!((loaded.unreadable, loaded.queued_messages), (1, 2));
+        assert_eq!(store.stats().queued_bytes, bytes);
+        store.check_summaries();
+        store.commit().unwrap();
+        let mut store = Embedded::new(map, 7);
+        store.load().unwrap();
+        store.check_summaries();
+    }
 }
 
 /// Version 1 had no summaries, and sets whole.
@@ -158,7 +219,7 @@ fn the_first_version_is_brought_to_this_one() {
             layout::meta("schema"),
             Some(layout::seal(&1_u64.to_be_bytes())),
         ),
-        (layout::summary(DEVICE), None),
+        (layout::journal(0), None),
         (layout::piece(layout::TARGETED, id(3), 0), None),
         (layout::broadcast(id(3)), Some(record.write())),
         (settled_key, Some(layout::seal(&whole(&settled)))),
