@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::StoreError;
-use super::ordered::{Change, OrderedMap};
+use super::ordered::{Change, Durability, OrderedMap};
 
 /// An ordered map with staged changes.
 pub(super) struct Staged<M> {
@@ -87,7 +87,10 @@ impl<M: OrderedMap> Staged<M> {
             return Ok(());
         }
         let changes: Vec<Change> = std::mem::take(&mut self.changes).into_iter().collect();
-        let written = self.map.write(&changes).and_then(|()| self.map.sync());
+        let written = self
+            .map
+            .write(&changes)
+            .and_then(|()| self.map.sync(Durability::Durable));
         match written {
             Ok(()) => {
                 let length = |(k, v): &Change| (k.len() + v.as_ref().map_or(0, Vec::len)) as u64;
