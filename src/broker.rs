@@ -8,6 +8,7 @@
 
 mod error;
 mod gauges;
+mod opening;
 mod parts;
 mod shards;
 
@@ -21,11 +22,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle as Task;
 
 pub use self::error::{NotDurable, StartError};
+pub use self::opening::Loss;
 
 use self::gauges::Gauges;
-use self::parts::{
-    bind, delivery_settings, intern_projects, local, open_store, ready_line, sealer, wall_now,
-};
+use self::opening::open_store;
+use self::parts::{bind, delivery_settings, intern_projects, local, ready_line, sealer, wall_now};
 use self::shards::Shards;
 use crate::api::{
     self, AdminKey, AdminState, ApiSettings, ApiState, Phase, Readiness, ServerSettings,
@@ -69,7 +70,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`StartError`], which names the way out. Nothing is left running then.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(config: Config, loss: Loss) -> Result<Self, StartError> {
         // Before anything counts.
         let metrics = telemetry::install();
         let data_dir = DataDir::open(&config.data_dir)?;
@@ -100,7 +101,7 @@ impl Broker {
             ],
         );
 
-        let (mut store, loaded) = open_store(&config, &data_dir).await?;
+        let (mut store, loaded) = open_store(&config, &data_dir, keyring.clone(), loss).await?;
         let projects = intern_projects(&config, demo.as_ref(), &mut *store)?;
         let sealer = sealer(&keyring)?;
         let now = Instant::now();

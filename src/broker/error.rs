@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::data_dir::{DataDirError, FileError, TlsError};
 use crate::store::StoreError;
@@ -39,6 +40,18 @@ pub enum StartError {
     /// A socket does not know its own address.
     #[error("a socket failed: {0}")]
     Socket(io::Error),
+    /// The store is damaged, or has lost what was durable, and nobody accepted the loss.
+    #[error(
+        "{error}. Nothing was moved or deleted: keep a copy of {copy}. To get the data back, restore an export or a \
+         backup with `petrel store import FILE`. To go on without what is lost, start once with --accept-loss: what \
+         cannot be opened is moved to {copy}.damaged-<time>, and devices that were in it register anew"
+    )]
+    Damaged {
+        /// Where it lies.
+        copy: PathBuf,
+        /// What is wrong.
+        error: StoreError,
+    },
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use petrel_core::queue::{FullPolicy, Limits};
 use petrel_core::{UnixMillis, Window};
@@ -11,11 +10,11 @@ use petrel_protocol::{SealKey, TokenSealer};
 use tokio::net::TcpListener;
 
 use super::StartError;
-use crate::config::{Config, Durability, Project, QueuePolicy, StoreEngine};
+use crate::config::{Config, Durability, Project, QueuePolicy};
 use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
 use crate::delivery::{DeliverySettings, LogLimits};
 use crate::directory::{ProjectKeys, Projects};
-use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
+use crate::store::Store;
 
 pub(super) async fn bind(
     key: &'static str,
@@ -58,43 +57,6 @@ pub(super) fn ready_line(
         ca: certificate.ca().display().to_string(),
         data_dir: data_dir.path().display().to_string(),
     }
-}
-
-/// Opens and reads the store on a thread that may block.
-pub(super) async fn open_store(
-    config: &Config,
-    data_dir: &DataDir,
-) -> Result<(Box<dyn Store>, Loaded), StartError> {
-    let engine = config.store.engine;
-    let cache_bytes = config.store.cache.bytes();
-    let path = data_dir.db();
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
-        let mut store = open_engine(engine, &path, cache_bytes)?;
-        let loaded = store.load()?;
-        tracing::info!(
-            registrations = loaded.registrations.len(),
-            queued = loaded.queued_messages,
-            broadcasts = loaded.broadcasts.len(),
-            took = ?started.elapsed(),
-            "the store is open"
-        );
-        Ok((store, loaded))
-    });
-    opened.await.map_err(|_| StartError::Panicked)?
-}
-
-pub(super) fn open_engine(
-    engine: StoreEngine,
-    path: &Path,
-    cache_bytes: u64,
-) -> Result<Box<dyn Store>, StartError> {
-    // A store is made at most once a second, so no two of a broker share an epoch.
-    let epoch = u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX);
-    Ok(match engine {
-        StoreEngine::Sled => Box::new(Embedded::new(SledMap::open(path, cache_bytes)?, epoch)),
-        StoreEngine::Memory => Box::new(Embedded::new(MemoryMap::default(), epoch)),
-    })
 }
 
 pub(super) fn intern_projects(

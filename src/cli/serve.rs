@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
-use crate::broker::Broker;
+use crate::broker::{Broker, Loss, StartError};
 use crate::config::{Config, ENVIRONMENT_PREFIX, Flag, LogFormat, LogLevel};
 use crate::data_dir::Ready;
 use crate::telemetry;
@@ -17,11 +17,18 @@ use crate::telemetry;
 /// Exit code after a second signal: at once, with nothing lost that was answered.
 const IMPATIENT: u8 = 130;
 
+/// Exit code when the store is damaged or has lost data and `--accept-loss` is not given: `EX_DATAERR` of sysexits.h. A
+/// supervisor should not start the broker again then (systemd: `RestartPreventExitStatus=65`).
+const DAMAGED: u8 = 65;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration file; without one the defaults hold and everything is kept in ./petrel-data.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Start although the store is damaged or has lost data: what cannot be opened is set aside, never deleted.
+    #[arg(long)]
+    accept_loss: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -102,7 +109,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .thread_name("petrel-http")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config))
+    let loss = if args.accept_loss {
+        Loss::Accept
+    } else {
+        Loss::Refuse
+    };
+    runtime.block_on(serve(config, loss))
 }
 
 const fn level(level: LogLevel) -> tracing::Level {
@@ -115,13 +127,13 @@ const fn level(level: LogLevel) -> tracing::Level {
     }
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, loss: Loss) -> Result<(), Failure> {
     // Before the broker is up, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let broker = tokio::select! {
-        broker = Broker::start(config) => broker?,
+        broker = Broker::start(config, loss) => broker.map_err(not_started)?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -138,6 +150,14 @@ async fn serve(config: Config) -> Result<(), Failure> {
         drained = broker.drain() => Ok(drained?),
         _ = terminate.recv() => Err(Failure::silent(IMPATIENT)),
         _ = interrupt.recv() => Err(Failure::silent(IMPATIENT)),
+    }
+}
+
+/// A damaged store has an exit code of its own: starting again does not help, a person has to decide.
+fn not_started(error: StartError) -> Failure {
+    match error {
+        StartError::Damaged { .. } => Failure::with_code(DAMAGED, error),
+        other => other.into(),
     }
 }
 

@@ -275,7 +275,8 @@ keys! {
     }
     [store] Store, "What keeps messages, registrations and topics." {
         engine: StoreEngine = Kind::Word(StoreEngine::WORDS), Some("sled"),
-            "sled keeps everything on disk; memory loses everything at the end and is for tests.",
+            "sled and fjall keep everything on disk, fjall only in a build with cargo feature fjall; memory loses everything \
+             at the end and is for tests.",
             "memory: all that waits for devices is in RAM, and a restart loses it.";
         durability: Durability = Kind::Word(Durability::WORDS), Some("durable"),
             "What a message that was answered 200 survives. durable: a loss of power; process: the end of the process, \

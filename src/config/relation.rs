@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::error::{Cause, Problem};
 use super::keys::FromValue;
 use super::layers::Values;
+use super::words::StoreEngine;
 
 /// Finds every broken relation.
 pub(crate) fn check(values: &Values, problems: &mut Vec<Problem>) {
@@ -57,6 +58,7 @@ pub(crate) fn check(values: &Values, problems: &mut Vec<Problem>) {
     found.different("admin.listen", "https.listen");
     found.together("tls.certificate", "tls.key");
     found.together("tls.key", "tls.certificate");
+    found.built_in("store.engine", cfg!(feature = "fjall"));
 }
 
 struct Relations<'a> {
@@ -135,6 +137,16 @@ impl Relations<'_> {
                 reason,
                 "give each a port of its own; port 0 picks a free one".to_owned(),
             );
+        }
+    }
+
+    fn built_in(&mut self, engine: &str, has_fjall: bool) {
+        if self.read(engine) == Some(StoreEngine::Fjall) && !has_fjall {
+            let reason = "this petrel was built without cargo feature `fjall`".to_owned();
+            let advice = format!(
+                "build it with `cargo build --release --features fjall`, or set {engine} = \"sled\""
+            );
+            self.refuse(engine, reason, advice);
         }
     }
 

@@ -31,6 +31,8 @@ words! {
     StoreEngine {
         /// On disk, in the data directory.
         Sled = "sled",
+        /// On disk, too; only in a build with the feature of the same name.
+        Fjall = "fjall",
         /// In memory; gone with the process. For tests and development.
         Memory = "memory",
     }

@@ -98,7 +98,7 @@ impl AdminKey {
 }
 
 /// The secrets of a data directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Keyring {
     directory: PathBuf,
     random: SystemRandom,
@@ -160,6 +160,19 @@ impl Keyring {
         self.append_sealing(keys)
     }
 
+    /// Puts a new sealing key in the place of all there were: every device token given out so far is refused, and
+    /// every device registers anew. For a store that is lost, when which devices it had is not known.
+    ///
+    /// # Errors
+    /// As [`Keyring::sealing`].
+    pub fn replace_sealing(&self) -> Result<SealingKeys, FileError> {
+        // Its id goes on from the newest, so that an old token is foreign at once.
+        let newest = self.sealing()?.0.pop();
+        let mut keys = self.append_sealing(newest.into_iter().collect())?.0;
+        let first = keys.len().saturating_sub(1);
+        self.write_sealing(keys.split_off(first))
+    }
+
     /// The key of the admin port.
     ///
     /// # Errors
@@ -186,6 +199,11 @@ impl Keyring {
         // Ids go round; with at most 256 keys in a row, no two have the same.
         let id = keys.last().map_or(0, |newest| newest.id.wrapping_add(1));
         keys.push(SealingKey { id, key });
+        self.write_sealing(keys)
+    }
+
+    fn write_sealing(&self, keys: Vec<SealingKey>) -> Result<SealingKeys, FileError> {
+        let path = self.sealing_path();
         let mut content = Zeroizing::new(Vec::with_capacity(
             1 + keys.len() * RECORD_BYTES + CHECKSUM_BYTES,
         ));

@@ -6,7 +6,7 @@
 //! demo-keys.json  keys of the project that the broker makes when the configuration names none
 //! keys/           secrets that outlive the process: transport, tokens, admin
 //! tls/            the broker's own CA and the certificate it signs
-//! db/             the store's, not touched here
+//! db/             the store's, not touched here, nor db.mark (its witness) and db.damaged-* (set aside)
 //! ```
 //!
 //! Every file is written whole: to a name of its own, synced, renamed, and the directory synced; a crash leaves the

@@ -203,7 +203,6 @@ impl Committer {
         let body_bytes = stats.body_bytes_written - before.body_bytes_written;
         telemetry::counter(Metric::StoreBodyBytesWritten, body_bytes);
         telemetry::seconds(Metric::StoreCommitSeconds, took);
-        telemetry::gauge(Metric::StoreDiskBytes, stats.disk_bytes);
         telemetry::gauge(Metric::StoreQueuedBytes, stats.queued_bytes);
         telemetry::gauge_with(Metric::MemoryBytes, "store", stats.memory_bytes);
     }

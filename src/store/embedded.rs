@@ -12,12 +12,12 @@ use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
-use super::ordered::OrderedMap;
+use super::ordered::{Durability, OrderedMap};
 use super::records::{BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
-    Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
-    StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
+    DiskUse, Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash,
+    Store, StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
 };
 
 use self::summaries::Summaries;
@@ -39,6 +39,7 @@ pub struct Embedded<M> {
     /// The gap of each device that may still grow: not yet read by any session since this process started.
     open_gaps: HashMap<Ordinal, MessageId>,
     new_epoch: u32,
+    durability: Durability,
 }
 
 impl<M: OrderedMap> Embedded<M> {
@@ -56,7 +57,14 @@ impl<M: OrderedMap> Embedded<M> {
             body_bytes_written: 0,
             open_gaps: HashMap::new(),
             new_epoch: new_epoch.max(1),
+            durability: Durability::Durable,
         }
+    }
+
+    /// The same with commits that survive what the level says; [`Durability::Durable`] otherwise.
+    #[must_use]
+    pub fn with_durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
     }
 
     fn number(&self, key: &[u8], what: &'static str) -> Result<Option<u64>, StoreError> {
@@ -343,15 +351,18 @@ impl<M: OrderedMap> Store for Embedded<M> {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         self.summaries.stage(&mut self.map, &mut self.queues);
-        self.map.commit()
+        self.map.commit(self.durability)
     }
 
     fn queued_bytes(&self) -> Vec<(ProjectId, u64)> {
         self.queues.projects().collect()
     }
 
-    fn disk_free(&self) -> Option<u64> {
-        self.map.disk_free()
+    fn disk_use(&self) -> DiskUse {
+        DiskUse {
+            occupied: self.map.disk_bytes(),
+            free: self.map.disk_free(),
+        }
     }
 
     fn stats(&self) -> StoreStats {
@@ -361,7 +372,6 @@ impl<M: OrderedMap> Store for Embedded<M> {
             bytes_written: self.map.bytes_written(),
             bodies_written: self.bodies_written,
             body_bytes_written: self.body_bytes_written,
-            disk_bytes: self.map.disk_bytes(),
             memory_bytes: self.queues.memory_bytes(),
         }
     }

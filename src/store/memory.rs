@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StoreError;
-use super::ordered::{Change, OrderedMap, Pair};
+use super::ordered::{Change, Durability, OrderedMap, Pair};
 
 /// An ordered map in memory. Clones share it: dropping a store and opening another one over a clone is what a crash
 /// looks like, because only whole commits ever get here.
@@ -58,7 +58,7 @@ impl OrderedMap for MemoryMap {
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
+    fn sync(&mut self, _: Durability) -> Result<(), StoreError> {
         Ok(())
     }
 

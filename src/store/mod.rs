@@ -11,12 +11,19 @@
 //! atomic step.
 
 mod embedded;
+#[cfg(test)]
+mod faulty;
+#[cfg(feature = "fjall")]
+mod fjall;
 mod layout;
 mod memory;
 mod ordered;
 mod records;
+mod reopening;
+mod set_aside;
 mod sled;
 mod staged;
+mod witness;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +35,14 @@ use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Topi
 use roaring::RoaringBitmap;
 
 pub use self::embedded::Embedded;
+#[cfg(feature = "fjall")]
+pub use self::fjall::FjallMap;
 pub use self::memory::MemoryMap;
-pub use self::ordered::{Change, OrderedMap, Pair};
+pub use self::ordered::{Change, Durability, OrderedMap, Pair};
+pub use self::reopening::Reopening;
+pub use self::set_aside::{guarded, set_aside};
 pub use self::sled::SledMap;
+pub use self::witness::{Mark, OnLoss, Witnessed, mark_path};
 
 /// What can go wrong in a store. Logged where it is handled; publishers see an internal error.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +54,27 @@ pub enum StoreError {
         path: PathBuf,
         /// What it said.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine's files are not what it wrote, or the engine fails over them in a way that no later try mends.
+    #[error("the store at {path} is damaged: {problem}")]
+    Damaged {
+        /// Where the engine keeps its files.
+        path: PathBuf,
+        /// What it said.
+        problem: String,
+    },
+    /// The store is older than it was: commits that were durable are not in it.
+    #[error(
+        "the store at {path} has lost what was durable: it holds {found} commits of {known}; it was damaged, deleted, is \
+         not mounted, or an older backup took its place"
+    )]
+    Lost {
+        /// Where the engine keeps its files.
+        path: PathBuf,
+        /// Commits in it.
+        found: u64,
+        /// Commits that were durable.
+        known: u64,
     },
     /// The files are of a newer Petrel.
     #[error(
@@ -249,10 +282,17 @@ pub struct StoreStats {
     pub bodies_written: u64,
     /// Bytes that they took.
     pub body_bytes_written: u64,
-    /// Bytes on disk.
-    pub disk_bytes: u64,
     /// Bytes of memory that the store holds beside the engine's cache.
     pub memory_bytes: u64,
+}
+
+/// Room on the disk of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DiskUse {
+    /// Bytes that the store's files occupy.
+    pub occupied: u64,
+    /// Bytes that are free; `None` for an engine without files, or where nobody can tell.
+    pub free: Option<u64>,
 }
 
 /// The bit that tells the id of a gap from the id of the message that made it. Gaps sort behind all messages.
@@ -360,10 +400,10 @@ pub trait Store: Send {
     /// Makes everything staged durable, atomically.
     fn commit(&mut self) -> Result<(), StoreError>;
 
-    /// Bytes that are free for the store; `None` for an engine without a disk.
-    fn disk_free(&self) -> Option<u64>;
+    /// Room on the disk. Looks at files: for now and then.
+    fn disk_use(&self) -> DiskUse;
 
-    /// Sizes.
+    /// Sizes. Cheap.
     fn stats(&self) -> StoreStats;
 }
 

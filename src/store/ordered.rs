@@ -1,5 +1,8 @@
 //! What [`Embedded`](super::Embedded) needs of an engine: an ordered map of bytes with atomic batches.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
 use super::StoreError;
 
 /// A key and what it becomes: a value, or nothing.
@@ -8,10 +11,25 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// What a commit that returned survives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Durability {
+    /// A loss of power: the engine flushes and the operating system has the disk keep it (`fdatasync`).
+    Durable,
+    /// The end of the process, `kill -9` included: the engine hands everything to the operating system.
+    Process,
+    /// Nothing by itself: answers are given from memory and the commit follows behind. An engine syncs it as
+    /// [`Durability::Process`].
+    Fast,
+}
+
 /// An ordered map of bytes. Called from one thread.
 ///
 /// # Errors
-/// Every operation fails with [`StoreError::Engine`] when the engine does.
+/// Every operation fails with [`StoreError::Engine`] when the engine fails for a cause that may pass, and with
+/// [`StoreError::Damaged`] when its files are not what it wrote. After a failed `write` or `sync` it is open which of
+/// the changes since the last successful `sync` are there: whoever called writes them again. That is harmless, because
+/// a change states what a key becomes, not how it differs.
 pub trait OrderedMap: Send {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
@@ -23,15 +41,38 @@ pub trait OrderedMap: Send {
         to: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a>;
 
-    /// Applies all changes or none.
+    /// Applies all changes or none, whatever happens to process or power.
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 
-    /// Returns once everything written survives a loss of power.
-    fn sync(&mut self) -> Result<(), StoreError>;
+    /// Returns once everything written survives what the level says.
+    fn sync(&mut self, level: Durability) -> Result<(), StoreError>;
 
-    /// Bytes on disk; 0 for an engine without.
+    /// Bytes that its files occupy on disk; 0 for an engine without files.
     fn disk_bytes(&self) -> u64;
 
     /// Bytes that are free where the engine keeps its files; `None` for an engine without, or where nobody can tell.
     fn disk_free(&self) -> Option<u64>;
+}
+
+/// Bytes that a folder occupies on disk: blocks, not lengths, because engines leave holes and round up. What vanishes
+/// meanwhile counts nothing.
+pub(super) fn occupied_bytes(folder: &Path) -> u64 {
+    const BLOCK: u64 = 512;
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => occupied_bytes(&entry.path()),
+            Ok(metadata) => metadata.blocks() * BLOCK,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Bytes that are free for this process where a folder lies; `None` where the system does not tell.
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    let room = rustix::fs::statvfs(folder).ok()?;
+    Some(room.f_bavail.saturating_mul(room.f_frsize))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::StoreError;
-use super::ordered::{Change, OrderedMap};
+use super::ordered::{Change, Durability, OrderedMap};
 
 /// An ordered map with staged changes.
 pub(super) struct Staged<M> {
@@ -81,13 +81,13 @@ impl<M: OrderedMap> Staged<M> {
         }
     }
 
-    /// Writes all changes in one batch and waits until they are durable. Keeps them staged if that fails.
-    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+    /// Writes all changes in one batch and waits until they survive what the level says. Keeps them staged if that fails.
+    pub(super) fn commit(&mut self, level: Durability) -> Result<(), StoreError> {
         if self.changes.is_empty() {
             return Ok(());
         }
         let changes: Vec<Change> = std::mem::take(&mut self.changes).into_iter().collect();
-        let written = self.map.write(&changes).and_then(|()| self.map.sync());
+        let written = self.map.write(&changes).and_then(|()| self.map.sync(level));
         match written {
             Ok(()) => {
                 let length = |(k, v): &Change| (k.len() + v.as_ref().map_or(0, Vec::len)) as u64;

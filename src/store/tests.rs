@@ -116,8 +116,23 @@ impl Engine for &Path {
     }
 }
 
+#[cfg(feature = "fjall")]
+struct Fjall(tempfile::TempDir);
+
+#[cfg(feature = "fjall")]
+impl Engine for Fjall {
+    fn open(&self) -> Box<dyn Checked> {
+        Box::new(Embedded::new(
+            FjallMap::open(self.0.path(), 1 << 20).unwrap(),
+            7,
+        ))
+    }
+}
+
 /// Runs a test on every engine.
 fn on_every_engine(test: impl Fn(&dyn Engine)) {
+    #[cfg(feature = "fjall")]
+    test(&Fjall(tempfile::tempdir().unwrap()));
     test(&MemoryMap::default());
     let directory = tempfile::tempdir().unwrap();
     test(&directory.path());

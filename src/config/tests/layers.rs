@@ -145,6 +145,16 @@ fn durations_that_contradict_each_other() {
 }
 
 #[test]
+fn an_engine_that_is_not_built_in_is_refused() {
+    let expect: &[&str] = if cfg!(feature = "fjall") {
+        &[]
+    } else {
+        &["without cargo feature `fjall`; build it with `cargo build --release --features fjall`"]
+    };
+    check_errors("[store]\nengine = \"fjall\"", expect);
+}
+
+#[test]
 fn counts_that_contradict_each_other() {
     check_errors(
         "[quic]\nretry_threshold = 4097",

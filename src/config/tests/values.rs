@@ -33,7 +33,7 @@ fn each_bad_value_says_what_where_why_and_what_to_do() {
     );
     check(
         "[store]\nengine = \"rocksdb\"",
-        r#"store.engine = "rocksdb" (petrel.toml:2): is not one of the words; write "sled" or "memory""#,
+        r#"store.engine = "rocksdb" (petrel.toml:2): is not one of the words; write "sled" or "fjall" or "memory""#,
     );
     check(
         "[quic]\nlisten = \"localhost:7443\"",

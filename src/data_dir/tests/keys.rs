@@ -77,6 +77,25 @@ fn sealing_keys_rotate_and_all_stay_readable() {
 }
 
 #[test]
+fn a_sealing_key_that_replaces_all_others_has_none_of_their_ids() {
+    let scratch = Scratch::new();
+    let keyring = keyring(&scratch);
+    keyring.rotate_sealing().unwrap();
+    let before = keyring.sealing().unwrap();
+    let replaced = keyring.replace_sealing().unwrap();
+    assert_eq!(replaced.as_slice().len(), 1);
+    assert_eq!(replaced.as_slice()[0].id, 2);
+    let kept = keyring.sealing().unwrap();
+    assert_eq!(kept.as_slice()[0].key, replaced.as_slice()[0].key);
+    assert!(
+        before
+            .as_slice()
+            .iter()
+            .all(|old| old.key != kept.as_slice()[0].key)
+    );
+}
+
+#[test]
 fn sealing_key_ids_go_round_at_the_limit() {
     let scratch = Scratch::new();
     let keyring = keyring(&scratch);

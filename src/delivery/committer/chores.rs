@@ -12,7 +12,7 @@ use super::super::durable::trimmed;
 use super::super::gate::{Closed, Room};
 use super::super::operation::Change;
 use super::{Committer, count};
-use crate::store::StoreError;
+use crate::store::{DiskUse, StoreError};
 use crate::telemetry::{self, Metric};
 
 /// How often settled sets are written behind, deadlines of broadcasts and the room on the disk are looked at.
@@ -195,7 +195,8 @@ impl Committer {
         for broadcast in self.delivery.broadcasts.all() {
             *used.entry(broadcast.message.project).or_default() += broadcast.bytes();
         }
-        let free = self.store.disk_free();
+        let DiskUse { occupied, free } = self.store.disk_use();
+        telemetry::gauge(Metric::StoreDiskBytes, occupied);
         let room = Room {
             free,
             reserve: settings.disk_reserve,

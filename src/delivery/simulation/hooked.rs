@@ -12,8 +12,8 @@ use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
-    SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
+    DiskUse, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan,
+    ScanTerms, SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
 };
 
 /// The real store over a world that goes on while the store works.
@@ -126,8 +126,8 @@ impl Store for Hooked {
         self.inner.queued_bytes()
     }
 
-    fn disk_free(&self) -> Option<u64> {
-        self.inner.disk_free()
+    fn disk_use(&self) -> DiskUse {
+        self.inner.disk_use()
     }
 
     fn expire(&mut self, now: UnixMillis, messages_max: usize) -> Made<Vec<Expired>> {

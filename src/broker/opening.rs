@@ -1,0 +1,184 @@
+//! Opening the store at the start, and what happens when it is damaged.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::StartError;
+use super::parts::wall_now;
+use crate::config::{self, Config, StoreEngine};
+use crate::data_dir::{DataDir, Keyring};
+#[cfg(feature = "fjall")]
+use crate::store::FjallMap;
+use crate::store::{
+    Durability, Embedded, Loaded, Mark, MemoryMap, OnLoss, OrderedMap, Reopening, SledMap, Store,
+    StoreError, Witnessed, guarded, set_aside,
+};
+
+/// What to do with a store that is damaged or has lost what was durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Loss {
+    /// Do not start.
+    #[default]
+    Refuse,
+    /// Go on with what is left: nothing where the store cannot be opened, which is then set aside.
+    Accept,
+}
+
+type Opened = Result<(Box<dyn Store>, Loaded), StoreError>;
+
+/// Where the store lies and how it is opened.
+#[derive(Clone)]
+struct Place {
+    engine: StoreEngine,
+    db: PathBuf,
+    cache_bytes: u64,
+    durability: Durability,
+}
+
+/// Opens and reads the store on a thread that may block.
+pub(super) async fn open_store(
+    config: &Config,
+    data_dir: &DataDir,
+    keyring: Keyring,
+    loss: Loss,
+) -> Result<(Box<dyn Store>, Loaded), StartError> {
+    let place = Place {
+        engine: config.store.engine,
+        db: data_dir.db(),
+        cache_bytes: config.store.cache.bytes(),
+        durability: match config.store.durability {
+            config::Durability::Durable => Durability::Durable,
+            config::Durability::Process => Durability::Process,
+            config::Durability::Fast => Durability::Fast,
+        },
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        let (store, loaded) = place.open_or_set_aside(&keyring, loss)?;
+        tracing::info!(
+            registrations = loaded.registrations.len(),
+            queued = loaded.queued_messages,
+            broadcasts = loaded.broadcasts.len(),
+            unreadable = loaded.unreadable,
+            took = ?started.elapsed(),
+            "the store is open"
+        );
+        Ok((store, loaded))
+    });
+    opened.await.map_err(|_| StartError::Panicked)?
+}
+
+impl Place {
+    fn open_or_set_aside(
+        &self,
+        keyring: &Keyring,
+        loss: Loss,
+    ) -> Result<(Box<dyn Store>, Loaded), StartError> {
+        let error = match self.open(OnLoss::Refuse) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let is_lost = matches!(error, StoreError::Lost { .. });
+        let is_damaged = matches!(
+            error,
+            StoreError::Damaged { .. } | StoreError::Unreadable { .. }
+        );
+        if !is_lost && !is_damaged {
+            return Err(error.into());
+        }
+        if loss == Loss::Refuse {
+            return Err(self.refusal(error));
+        }
+        let known = self.mark()?;
+        if known.is_none() {
+            // Nobody knows which ordinals were given out. Tokens sealed before name nobody any more.
+            keyring.replace_sealing()?;
+            tracing::warn!(
+                "no witness tells which devices there were: all device tokens given out so far are refused"
+            );
+        }
+        if is_damaged {
+            // Last: until it is moved, the next start finds it as it is.
+            let copy = set_aside(&self.db, wall_now()).map_err(|source| StoreError::Engine {
+                path: self.db.clone(),
+                source: source.into(),
+            })?;
+            let copy = copy.unwrap_or_default();
+            tracing::warn!(copy = %copy.display(), %error, "the damaged store is set aside, the broker starts empty");
+        } else {
+            tracing::warn!(%error, "the loss is accepted, the broker goes on with what is left");
+        }
+        // Above every epoch before, also when the clock went back, so that no two messages get one id.
+        let epoch = known.map_or(0, |mark| mark.epoch).saturating_add(1);
+        let epoch = epoch.max(new_epoch());
+        Ok(self.open(OnLoss::Accept { epoch })?)
+    }
+
+    fn mark(&self) -> Result<Option<Mark>, StartError> {
+        let mark = Mark::read(&self.db).map_err(|source| StoreError::Engine {
+            path: self.db.clone(),
+            source: source.into(),
+        });
+        Ok(mark?)
+    }
+
+    fn refusal(&self, error: StoreError) -> StartError {
+        StartError::Damaged {
+            copy: self.db.clone(),
+            error,
+        }
+    }
+
+    fn open(&self, on_loss: OnLoss) -> Opened {
+        match self.engine {
+            StoreEngine::Sled => self.on_disk(on_loss, SledMap::open),
+            #[cfg(feature = "fjall")]
+            StoreEngine::Fjall => self.on_disk(on_loss, FjallMap::open),
+            #[cfg(not(feature = "fjall"))]
+            StoreEngine::Fjall => Err(StoreError::Engine {
+                path: self.db.clone(),
+                // The configuration says the same earlier, with the way out.
+                source: "this petrel was built without cargo feature `fjall`".into(),
+            }),
+            StoreEngine::Memory => read(Embedded::new(MemoryMap::default(), new_epoch())),
+        }
+    }
+
+    /// Opens an engine that keeps files. Whatever later opens it anew, after an error, compares it with its witness
+    /// again and accepts no loss.
+    fn on_disk<M: OrderedMap + 'static>(
+        &self,
+        on_loss: OnLoss,
+        open: fn(&Path, u64) -> Result<M, StoreError>,
+    ) -> Opened {
+        let Self {
+            db,
+            cache_bytes,
+            durability,
+            ..
+        } = self.clone();
+        let epoch = match on_loss {
+            OnLoss::Refuse => new_epoch(),
+            OnLoss::Accept { epoch } => epoch,
+        };
+        guarded(&self.db, move || {
+            if let OnLoss::Accept { .. } = on_loss {
+                drop(Witnessed::new(open(&db, cache_bytes)?, &db, on_loss)?);
+            }
+            let map = Reopening::new(db.clone(), move || {
+                Witnessed::new(open(&db, cache_bytes)?, &db, OnLoss::Refuse)
+            })?;
+            read(Embedded::new(map, epoch).with_durability(durability))
+        })
+    }
+}
+
+fn read<M: OrderedMap + 'static>(mut store: Embedded<M>) -> Opened {
+    let loaded = store.load()?;
+    Ok((Box::new(store), loaded))
+}
+
+/// A store is made at most once a second, so no two of a broker share an epoch.
+fn new_epoch() -> u32 {
+    u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX)
+}
