@@ -12,6 +12,7 @@
 
 mod embedded;
 mod layout;
+pub mod maintenance;
 mod memory;
 mod ordered;
 mod records;
