@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use super::auth::AdminKey;
 use super::body;
 use super::readiness::{Phase, Readiness};
+use super::store_admin::{self, StoreAdmin};
 use crate::telemetry::MetricsHandle;
 
 /// The version of Prometheus' text format.
@@ -31,6 +32,8 @@ pub struct AdminState {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Starts a drain and returns at once. Called again, it changes nothing.
     pub drain: Arc<dyn Fn() + Send + Sync>,
+    /// What `/store/` tells and starts.
+    pub store: Arc<dyn StoreAdmin>,
     /// Opens the calls that change something.
     pub key: AdminKey,
 }
@@ -48,6 +51,11 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/drain", post(drain))
+        .route("/store/stats", get(store_admin::stats))
+        .route(
+            "/store/backup",
+            get(store_admin::backup).post(store_admin::begin_backup),
+        )
         .with_state(state)
 }
 
@@ -75,16 +83,21 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 async fn drain(State(state): State<AdminState>, headers: HeaderMap, request: Request) -> Response {
     body::discard(request.into_body()).await;
     if !state.key.opens(&headers) {
-        return (
-            StatusCode::UNAUTHORIZED,
-            [(WWW_AUTHENTICATE, "Bearer realm=\"petrel admin\"")],
-            "send the admin key from the data directory as Authorization: Bearer KEY\n",
-        )
-            .into_response();
+        return locked();
     }
     tracing::info!("drain was asked for on the admin port");
     (state.drain)();
     (StatusCode::ACCEPTED, "draining\n").into_response()
+}
+
+/// The answer to whoever wants to change something without the key.
+pub(super) fn locked() -> Response {
+    (
+        StatusCode::UNAUTHORIZED,
+        [(WWW_AUTHENTICATE, "Bearer realm=\"petrel admin\"")],
+        "send the admin key from the data directory as Authorization: Bearer KEY\n",
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -123,6 +136,7 @@ mod tests {
                 metrics: telemetry::install(),
                 refresh,
                 drain,
+                store: Arc::new(store_admin::tests::NoStore),
                 key: AdminKey::new("operator"),
             },
             refreshed,

@@ -15,7 +15,8 @@ use crate::config::{Config, Durability, Project, QueuePolicy, StoreEngine};
 use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
 use crate::delivery::{DeliverySettings, LogLimits};
 use crate::directory::{ProjectKeys, Projects};
-use crate::store::{Embedded, Loaded, MemoryMap, SledMap, Store};
+use crate::store::maintenance::{self, Interrupted};
+use crate::store::{Embedded, Loaded, MemoryMap, OrderedMap, SledMap, Store, StoreError};
 
 pub(super) async fn bind(
     key: &'static str,
@@ -68,8 +69,16 @@ pub(super) async fn open_store(
     let engine = config.store.engine;
     let cache_bytes = config.store.cache.bytes();
     let path = data_dir.db();
+    let directory = data_dir.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
+        let interrupted = maintenance::finish_interrupted_compaction(&directory)?;
+        if interrupted != Interrupted::Nothing {
+            tracing::warn!(
+                ?interrupted,
+                "a compaction or import of the store had been cut off"
+            );
+        }
         let mut store = open_engine(engine, &path, cache_bytes)?;
         let loaded = store.load()?;
         tracing::info!(
@@ -89,12 +98,37 @@ pub(super) fn open_engine(
     path: &Path,
     cache_bytes: u64,
 ) -> Result<Box<dyn Store>, StartError> {
-    // A store is made at most once a second, so no two of a broker share an epoch.
-    let epoch = u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX);
+    let epoch = epoch_of(wall_now());
     Ok(match engine {
-        StoreEngine::Sled => Box::new(Embedded::new(SledMap::open(path, cache_bytes)?, epoch)),
         StoreEngine::Memory => Box::new(Embedded::new(MemoryMap::default(), epoch)),
+        StoreEngine::Sled => {
+            let mut map = SledMap::open(path, cache_bytes)?;
+            if let Some(epoch) = maintenance::begin_life_if_restored(&mut map, epoch)? {
+                tracing::warn!(
+                    epoch,
+                    "the store is a restored backup: it begins a new epoch"
+                );
+            }
+            Box::new(Embedded::new(map, epoch))
+        }
     })
+}
+
+/// Opens a database that nobody serves.
+pub(super) fn open_map(
+    engine: StoreEngine,
+    path: &Path,
+    cache_bytes: u64,
+) -> Result<Box<dyn OrderedMap>, StoreError> {
+    Ok(match engine {
+        StoreEngine::Sled => Box::new(SledMap::open(path, cache_bytes)?),
+        StoreEngine::Memory => Box::new(MemoryMap::default()),
+    })
+}
+
+/// The epoch of a store that begins now: one is made at most once a second, so no two of a broker share it.
+pub(super) fn epoch_of(now: UnixMillis) -> u32 {
+    u32::try_from(now.0 / 1000).unwrap_or(u32::MAX)
 }
 
 pub(super) fn intern_projects(

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::broadcasts::Broadcast;
 use super::command::Refusal;
 use super::pending::Pending;
-use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash};
+use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store};
 
 type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
@@ -56,6 +56,8 @@ pub enum Operation {
         /// Called once it is durable.
         reply: Reply<Result<(), Refusal>>,
     },
+    /// Something that only the owner of the store can do, such as a step of a backup. It must be short.
+    Ask(Box<dyn FnOnce(&mut dyn Store) + Send>),
     /// Everything before this is durable when the other end hears.
     Flush(oneshot::Sender<()>),
     /// End the committer after one more commit.

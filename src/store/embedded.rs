@@ -15,8 +15,8 @@ use super::ordered::OrderedMap;
 use super::records::{self, BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
-    Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store,
-    StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
+    Backup, Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash,
+    Stepped, Store, StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
 };
 
 use self::waiting::Queues;
@@ -364,5 +364,17 @@ impl<M: OrderedMap> Store for Embedded<M> {
             disk_bytes: self.map.disk_bytes(),
             memory_bytes: self.queues.memory_bytes(),
         }
+    }
+
+    fn begin_backup(&mut self, backup: Backup) {
+        self.map.backup = Some(backup);
+    }
+
+    fn step_backup(&mut self, keys_max: usize) -> Result<Stepped, StoreError> {
+        self.map.step_backup(keys_max)
+    }
+
+    fn take_backup(&mut self) -> Option<Backup> {
+        self.map.backup.take()
     }
 }

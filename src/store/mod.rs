@@ -29,6 +29,7 @@ use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Topi
 use roaring::RoaringBitmap;
 
 pub use self::embedded::Embedded;
+pub use self::maintenance::{Backup, Stepped};
 pub use self::memory::MemoryMap;
 pub use self::ordered::{Change, OrderedMap, Pair};
 pub use self::sled::SledMap;
@@ -361,6 +362,15 @@ pub trait Store: Send {
 
     /// Sizes.
     fn stats(&self) -> StoreStats;
+
+    /// Begins to copy what is committed; commits are noted in the copy until it is taken.
+    fn begin_backup(&mut self, backup: Backup);
+
+    /// Copies the next pairs, at most so many. Without a backup there is nothing to copy.
+    fn step_backup(&mut self, keys_max: usize) -> Result<Stepped, StoreError>;
+
+    /// Gives the copy back, as of the last commit.
+    fn take_backup(&mut self) -> Option<Backup>;
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
+    Backup, Stepped, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
     SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
 };
 
@@ -192,5 +192,17 @@ impl Store for Hooked {
 
     fn stats(&self) -> StoreStats {
         self.inner.stats()
+    }
+
+    fn begin_backup(&mut self, backup: Backup) {
+        self.inner.begin_backup(backup);
+    }
+
+    fn step_backup(&mut self, keys_max: usize) -> Made<Stepped> {
+        self.inner.step_backup(keys_max)
+    }
+
+    fn take_backup(&mut self) -> Option<Backup> {
+        self.inner.take_backup()
     }
 }

@@ -16,6 +16,10 @@ use crate::store::{Change, OrderedMap, StoreError};
 /// How many bytes of changes behind the cursor wait to be written together.
 const BEHIND_BYTES_MAX: usize = 1024 * 1024;
 
+/// How much is copied between two syncs of the copy. sled's flush holds up every batch of the process, those of the
+/// store too, so none may have much to do.
+const SYNC_BYTES: u64 = 4 * 1024 * 1024;
+
 /// A copy in the making.
 pub struct Backup {
     target: Box<dyn OrderedMap>,
@@ -25,6 +29,7 @@ pub struct Backup {
     behind: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     behind_bytes: usize,
     seen: Seen,
+    synced_bytes: u64,
     failure: Option<StoreError>,
 }
 
@@ -57,6 +62,7 @@ impl Backup {
             behind: BTreeMap::new(),
             behind_bytes: 0,
             seen: Seen::default(),
+            synced_bytes: 0,
             failure: None,
         }
     }
@@ -91,6 +97,10 @@ impl Backup {
             self.target.write(&changes)?;
         }
         self.cursor = slice.next;
+        if self.seen.bytes - self.synced_bytes >= SYNC_BYTES {
+            self.synced_bytes = self.seen.bytes;
+            self.target.sync()?;
+        }
         Ok(match self.cursor {
             Some(_) => Stepped::Copying(self.seen),
             None => Stepped::Complete(self.seen),

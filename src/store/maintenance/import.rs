@@ -79,7 +79,15 @@ pub fn import(
     }
     let floor = floor(data_dir, &places.db, open)?;
     swap::remove_all(&places.tmp)?;
-    let mut filled = fill(&mut lines, &places.tmp, &header, &floor, terms.epoch, open, progress);
+    let mut filled = fill(
+        &mut lines,
+        &places.tmp,
+        &header,
+        &floor,
+        terms.epoch,
+        open,
+        progress,
+    );
     if is_foreign && filled.is_ok() {
         let retired = (terms.retire_keys)();
         filled = retired
@@ -224,7 +232,10 @@ fn begin_life(
     at_least: u32,
 ) -> Result<u32, MaintenanceError> {
     let of_floor = |name| {
-        let number = floor.iter().find(|(n, _)| *n == name).map_or(0, |(_, n)| *n);
+        let number = floor
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(0, |(_, n)| *n);
         u32::try_from(number).unwrap_or(u32::MAX)
     };
     let at_least = at_least

@@ -29,6 +29,7 @@ pub use self::compact::{Compacted, compact};
 pub use self::error::MaintenanceError;
 pub use self::export::{ExportHeader, Exported, export};
 pub use self::import::{ImportTerms, Imported, import};
+pub use self::kinds::Remedy;
 pub use self::life::begin_life_if_restored;
 pub use self::place::{BackupPlace, copy_stopped, directory_bytes, require_space};
 pub use self::swap::{Interrupted, finish_interrupted_compaction};
@@ -42,4 +43,3 @@ pub type Opener<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn OrderedMap>, StoreErro
 
 /// Hears now and then how far a walk is.
 pub type Progress<'a> = &'a mut dyn FnMut(Seen);
-

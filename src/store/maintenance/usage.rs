@@ -148,10 +148,9 @@ fn projects(map: &dyn OrderedMap) -> Result<BTreeMap<u32, Project>, StoreError> 
     let (from, to) = layout::kind_range(layout::REGISTRATION);
     for pair in map.range(&from, &to) {
         let (key, value) = pair?;
-        if let (Some(device), Some(record)) = (
-            layout::number_at(&key, 1),
-            RegistrationRecord::read(&value),
-        ) {
+        if let (Some(device), Some(record)) =
+            (layout::number_at(&key, 1), RegistrationRecord::read(&value))
+        {
             projects
                 .entry(record.project)
                 .or_default()
