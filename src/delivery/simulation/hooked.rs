@@ -12,8 +12,8 @@ use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    Backup, Stepped, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms,
-    SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
+    Backup, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan,
+    ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, Unregistered,
 };
 
 /// The real store over a world that goes on while the store works.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::kinds::{KINDS, Kind, Remedy};
 use super::life;
+use super::together::{Queues, Sets};
 use super::walk::{self, SLICE, Seen};
 use super::{MaintenanceError, Progress};
 use crate::store::{Change, OrderedMap, StoreError, layout};
@@ -29,15 +30,24 @@ pub struct CheckReport {
     pub listed: Vec<BadValue>,
     /// All of them.
     pub bad: u64,
-    /// What does not fit together beside single values.
+    /// What does not fit together beside single values; the first ones.
     pub problems: Vec<String>,
+    /// All of those.
+    pub mismatches: u64,
 }
 
 impl CheckReport {
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_fine(&self) -> bool {
-        self.bad == 0 && self.problems.is_empty()
+        self.bad == 0 && self.mismatches == 0
+    }
+
+    pub(super) fn problem(&mut self, problem: String) {
+        self.mismatches += 1;
+        if self.problems.len() < LISTED_MAX {
+            self.problems.push(problem);
+        }
     }
 }
 
@@ -118,8 +128,9 @@ fn bad_value(key: &[u8], value: &[u8]) -> Option<BadValue> {
 pub fn check(map: &dyn OrderedMap, progress: Progress<'_>) -> Result<CheckReport, StoreError> {
     let mut report = CheckReport::default();
     // Unreadable numbers are bad values below; only a readable version can be a newer one.
-    let schema = life::meta(map, "schema").unwrap_or(None);
-    layout::migrate(schema.map_or(0, |s| u32::try_from(s).unwrap_or(u32::MAX)))?;
+    let schema = life::known_schema(map)?;
+    let mut sets = Sets::default();
+    let mut queues = Queues::default();
     let mut counts: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
     let mut unknown = (0, 0);
     let mut last_device = None;
@@ -138,9 +149,18 @@ pub fn check(map: &dyn OrderedMap, progress: Progress<'_>) -> Result<CheckReport
             if report.listed.len() < LISTED_MAX {
                 report.listed.push(bad);
             }
-        } else if kind.is_some_and(|k| k.byte == layout::REGISTRATION) {
-            last_device = last_device.max(layout::number_at(&key, 1));
         }
+        match key[0] {
+            layout::REGISTRATION => last_device = last_device.max(layout::number_at(&key, 1)),
+            layout::TARGETED | layout::SETTLED => sets.take(&key, &value, &mut report),
+            layout::SUMMARY => queues.summary(&value),
+            layout::QUEUE => queues.entry(&key, &value, schema, map, &mut report)?,
+            _ => {}
+        }
+    }
+    sets.end(&mut report);
+    if schema == layout::SCHEMA {
+        queues.end(map, &mut report)?;
     }
     report.kinds = KINDS
         .iter()
@@ -167,24 +187,22 @@ pub fn check(map: &dyn OrderedMap, progress: Progress<'_>) -> Result<CheckReport
 /// The numbers that everything else follows from.
 fn check_numbers(
     map: &dyn OrderedMap,
-    schema: Option<u64>,
+    schema: u32,
     last_device: Option<u32>,
     report: &mut CheckReport,
 ) {
     let number = |name| life::meta(map, name).unwrap_or(None);
-    if report.seen.pairs > 0 && schema.is_none() {
+    if report.seen.pairs > 0 && schema == 0 {
         let problem = "the schema version is missing: a start would take the store for a new one";
-        report.problems.push(problem.into());
+        report.problem(problem.into());
     }
-    if schema.is_some() && number("epoch").is_none_or(|epoch| epoch == 0) {
-        report
-            .problems
-            .push("the epoch is missing: ids of messages would repeat".into());
+    if schema > 0 && number("epoch").is_none_or(|epoch| epoch == 0) {
+        report.problem("the epoch is missing: ids of messages would repeat".into());
     }
     if let Some(last) = last_device
         && number("next_ordinal").is_none_or(|next| next <= u64::from(last))
     {
-        report.problems.push(format!(
+        report.problem(format!(
             "the next ordinal is not above the last device, {last}: it would be given out twice"
         ));
     }

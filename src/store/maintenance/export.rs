@@ -92,8 +92,7 @@ pub fn export(
     progress: Progress<'_>,
 ) -> Result<Exported, MaintenanceError> {
     let small = |number: Option<u64>| u32::try_from(number.unwrap_or(0)).unwrap_or(u32::MAX);
-    let schema = small(life::meta(map, "schema")?);
-    layout::migrate(schema)?;
+    let schema = life::known_schema(map)?;
     let header = ExportHeader {
         format: FORMAT.into(),
         version: VERSION,

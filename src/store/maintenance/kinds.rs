@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use petrel_core::decode_message;
 use petrel_protocol::{MessageId, TopicName};
+use roaring::RoaringBitmap;
 
 use super::super::records::{self, BroadcastRecord, QueueValue, RegistrationRecord};
 use crate::store::{GAP_BIT, layout};
@@ -38,6 +39,7 @@ pub enum Remedy {
     None,
 }
 
+const PIECE_LENGTHS: RangeInclusive<usize> = 15..=15;
 const NAME_LENGTHS: RangeInclusive<usize> = 1..=1024;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -117,6 +119,15 @@ pub(super) const KINDS: &[Kind] = &[
         remedy: Remedy::Broker,
     },
     Kind {
+        byte: layout::SUMMARY,
+        name: "summary",
+        lengths: 5..=5,
+        has_device: true,
+        has_message: false,
+        is_shaped: |_, value| records::read_summary(value).is_some(),
+        remedy: Remedy::Broker,
+    },
+    Kind {
         byte: layout::BROADCAST,
         name: "broadcast",
         lengths: 13..=13,
@@ -124,18 +135,32 @@ pub(super) const KINDS: &[Kind] = &[
         has_message: true,
         is_shaped: |_, value| {
             BroadcastRecord::read(value).is_some_and(|record| {
-                record.targeted().is_some() && decode_message(&record.message).is_ok()
+                (record.targeted.is_empty() || is_set(&record.targeted))
+                    && decode_message(&record.message).is_ok()
             })
         },
+        remedy: Remedy::Broker,
+    },
+    Kind {
+        byte: layout::TARGETED,
+        name: "targeted",
+        lengths: PIECE_LENGTHS,
+        has_device: false,
+        has_message: true,
+        is_shaped: |key, _| layout::piece_of(key).is_some(),
         remedy: Remedy::Remove,
     },
     Kind {
         byte: layout::SETTLED,
         name: "settled",
-        lengths: 13..=13,
+        // Whole, and without the number of a piece, in version 1.
+        lengths: 13..=15,
         has_device: false,
         has_message: true,
-        is_shaped: |_, value| records::read_bitmap(value).is_some(),
+        is_shaped: |key, value| match key.len() {
+            13 => layout::open(value).is_some_and(is_set),
+            _ => layout::piece_of(key).is_some(),
+        },
         remedy: Remedy::Remove,
     },
 ];
@@ -171,10 +196,13 @@ impl Kind {
 
     /// The message that a key is about, that of a gap included.
     pub(super) fn message(&self, key: &[u8]) -> Option<MessageId> {
-        let is_whole = self.lengths.contains(&key.len());
-        (self.has_message && is_whole)
-            .then(|| layout::id_of(key))
-            .flatten()
+        if !self.has_message || !self.lengths.contains(&key.len()) {
+            return None;
+        }
+        match layout::piece_of(key) {
+            Some((id, _)) if !self.has_device => Some(id),
+            _ => layout::id_of(key),
+        }
     }
 }
 
@@ -182,6 +210,10 @@ impl Kind {
 pub(super) fn number(value: &[u8]) -> Option<u64> {
     let bytes = layout::open(value)?.try_into().ok()?;
     Some(u64::from_be_bytes(bytes))
+}
+
+pub(super) fn is_set(bytes: &[u8]) -> bool {
+    RoaringBitmap::deserialize_from(bytes).is_ok()
 }
 
 fn is_number(value: &[u8]) -> bool {

@@ -26,6 +26,22 @@ pub(super) fn meta(map: &dyn OrderedMap, name: &str) -> Result<Option<u64>, Stor
     })
 }
 
+/// The schema version of a store, 0 where it has none.
+///
+/// # Errors
+/// It is of a newer Petrel. One that cannot be read is taken for none.
+pub(super) fn known_schema(map: &dyn OrderedMap) -> Result<u32, StoreError> {
+    let schema = meta(map, "schema").unwrap_or(None).unwrap_or(0);
+    let found = u32::try_from(schema).unwrap_or(u32::MAX);
+    if found > layout::SCHEMA {
+        return Err(StoreError::NewerSchema {
+            found,
+            known: layout::SCHEMA,
+        });
+    }
+    Ok(found)
+}
+
 /// The change that sets a number under a meta key.
 pub(super) fn put_meta(name: &str, number: u64) -> Change {
     let value = layout::seal(&number.to_be_bytes());
@@ -69,6 +85,7 @@ pub fn begin_life_if_restored(
     if map.get(&layout::meta(RESTORED))?.is_none() {
         return Ok(None);
     }
+    known_schema(map)?;
     let epoch = next_epoch(map, at_least)?;
     let ordinal = next_ordinal(map)?;
     map.write(&[

@@ -18,6 +18,7 @@ mod kinds;
 mod life;
 mod place;
 mod swap;
+mod together;
 mod usage;
 mod walk;
 

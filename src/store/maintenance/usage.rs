@@ -65,8 +65,7 @@ struct Project {
 /// # Errors
 /// The engine fails, or the store is of a newer Petrel.
 pub fn usage(map: &dyn OrderedMap, progress: Progress<'_>) -> Result<Usage, StoreError> {
-    let schema = super::life::meta(map, "schema").unwrap_or(None);
-    layout::migrate(schema.map_or(0, |s| u32::try_from(s).unwrap_or(u32::MAX)))?;
+    super::life::known_schema(map)?;
     let mut projects = projects(map)?;
     let mut kinds: Vec<KindUsage> = KINDS
         .iter()
