@@ -150,7 +150,7 @@ pub fn check(map: &dyn OrderedMap, progress: Progress<'_>) -> Result<CheckReport
                 report.listed.push(bad);
             }
         }
-        match key[0] {
+        match key.first().copied().unwrap_or_default() {
             layout::REGISTRATION => last_device = last_device.max(layout::number_at(&key, 1)),
             layout::TARGETED | layout::SETTLED => sets.take(&key, &value, &mut report),
             layout::SUMMARY => queues.summary(&value),
