@@ -44,3 +44,6 @@ pub type Opener<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn OrderedMap>, StoreErro
 
 /// Hears now and then how far a walk is.
 pub type Progress<'a> = &'a mut dyn FnMut(Seen);
+
+#[cfg(test)]
+mod tests;
