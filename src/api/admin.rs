@@ -145,11 +145,21 @@ mod tests {
     }
 
     async fn ask(admin: &Admin, method: Method, path: &str, key: Option<&str>) -> (u16, String) {
+        ask_with(admin, method, path, key, "ignored").await
+    }
+
+    async fn ask_with(
+        admin: &Admin,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: &str,
+    ) -> (u16, String) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(key) = key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let request = request.body(Body::from("ignored")).unwrap();
+        let request = request.body(Body::from(body.to_owned())).unwrap();
         let service = TowerToHyperService::new(admin_router(admin.state.clone()));
         let answer = service.call(request).await.unwrap();
         let status = answer.status().as_u16();
@@ -206,6 +216,46 @@ mod tests {
             202
         );
         assert_eq!(admin.drained.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_store_is_read_openly_and_backed_up_with_the_key() {
+        let admin = admin();
+        let (status, text) = ask(&admin, Method::GET, "/store/stats", None).await;
+        assert_eq!((status, text.trim_end()), (200, "{\"disk_bytes\":7}"));
+        assert_eq!(ask(&admin, Method::GET, "/store/backup", None).await.0, 200);
+        for key in [None, Some("operato"), Some("")] {
+            let refused = ask(&admin, Method::POST, "/store/backup", key).await;
+            assert_eq!(refused.0, 401, "{key:?}");
+        }
+        for (body, expect) in [
+            ("{\"directory\":\"/good\"}", 202),
+            ("{\"directory\":\"/busy\"}", 409),
+            ("{\"directory\":\"/bad\"}", 400),
+            ("{\"directory\":7}", 400),
+            ("{\"directory\":\"/good\",\"more\":1}", 400),
+            ("", 400),
+        ] {
+            let answer = ask_with(
+                &admin,
+                Method::POST,
+                "/store/backup",
+                Some("operator"),
+                body,
+            )
+            .await;
+            assert_eq!(answer.0, expect, "{body}: {}", answer.1);
+        }
+        let long = format!("{{\"directory\":\"/{}\"}}", "a".repeat(20_000));
+        let answer = ask_with(
+            &admin,
+            Method::POST,
+            "/store/backup",
+            Some("operator"),
+            &long,
+        )
+        .await;
+        assert_eq!(answer.0, 400);
     }
 
     #[tokio::test]

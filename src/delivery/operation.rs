@@ -13,6 +13,9 @@ use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash, S
 
 type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
+/// What is asked of the owner of the store.
+pub type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
+
 /// One operation on the store. Replies run on the committer's thread: they must not block.
 pub enum Operation {
     /// Queue a unicast, unless it is settled by then.
@@ -57,7 +60,7 @@ pub enum Operation {
         reply: Reply<Result<(), Refusal>>,
     },
     /// Something that only the owner of the store can do, such as a step of a backup. It must be short.
-    Ask(Box<dyn FnOnce(&mut dyn Store) + Send>),
+    Ask(Ask),
     /// Everything before this is durable when the other end hears.
     Flush(oneshot::Sender<()>),
     /// End the committer after one more commit.

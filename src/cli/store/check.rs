@@ -168,7 +168,7 @@ fn write_text(
     }
     let (values, bytes) = (report.seen.pairs, size(report.seen.bytes));
     match report.is_fine() {
-        true => writeln!(text, "{values} values, {bytes}: nothing is wrong"),
+        true => writeln!(text, "{values} values, {bytes}: nothing is wrong with them"),
         false => writeln!(
             text,
             "{values} values, {bytes}: {} unreadable, {} that do not fit together",

@@ -61,8 +61,10 @@ impl Places {
     }
 }
 
+type Step = fn(&Places) -> Result<(), MaintenanceError>;
+
 /// The steps of a swap, in order. A test stops after each.
-pub(super) const STEPS: [fn(&Places) -> Result<(), MaintenanceError>; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     |places| sync_tree(&places.tmp),
     |places| match places.db.exists() {
         true => places.rename(&places.db, &places.old),
