@@ -14,7 +14,7 @@ use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash, S
 type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
 /// What is asked of the owner of the store.
-pub type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
+type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
 
 /// One operation on the store. Replies run on the committer's thread: they must not block.
 pub enum Operation {
