@@ -11,6 +11,7 @@ mod gauges;
 mod opening;
 mod parts;
 mod shards;
+mod store_desk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use self::gauges::Gauges;
 use self::opening::open_store;
 use self::parts::{bind, delivery_settings, intern_projects, local, ready_line, sealer, wall_now};
 use self::shards::Shards;
+use self::store_desk::StoreDesk;
 use crate::api::{
     self, AdminKey, AdminState, ApiSettings, ApiState, Phase, Readiness, ServerSettings,
 };
@@ -137,6 +139,8 @@ impl Broker {
             Arc::clone(&permits),
             config.http.permits,
         );
+        let store_desk =
+            StoreDesk::new(Arc::clone(&delivery), data_dir.path(), config.store.engine);
         let (stop_servers, stopped) = watch::channel(false);
         let (stop_admin, admin_stopped) = watch::channel(false);
         let clock_of = Arc::clone(&delivery);
@@ -166,7 +170,14 @@ impl Broker {
         let admin = tokio::spawn(api::serve(
             admin,
             None,
-            admin_router(&keyring, metrics, &readiness, gauges, &drain_asked)?,
+            admin_router(
+                &keyring,
+                metrics,
+                &readiness,
+                gauges,
+                store_desk,
+                &drain_asked,
+            )?,
             ServerSettings::new(64),
             admin_stopped,
         ));
@@ -286,6 +297,7 @@ fn admin_router(
     metrics: MetricsHandle,
     readiness: &Arc<Readiness>,
     gauges: Gauges,
+    store: StoreDesk,
     drain_asked: &Arc<Notify>,
 ) -> Result<axum::Router, StartError> {
     let drain_asked = Arc::clone(drain_asked);
@@ -294,6 +306,7 @@ fn admin_router(
         metrics,
         refresh: Arc::new(move || gauges.refresh()),
         drain: Arc::new(move || drain_asked.notify_one()),
+        store: Arc::new(store),
         key: AdminKey::new(keyring.admin()?.expose()),
     }))
 }

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use super::auth::AdminKey;
 use super::body;
 use super::readiness::{Phase, Readiness};
+use super::store_admin::{self, StoreAdmin};
 use crate::telemetry::MetricsHandle;
 
 /// The version of Prometheus' text format.
@@ -31,6 +32,8 @@ pub struct AdminState {
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Starts a drain and returns at once. Called again, it changes nothing.
     pub drain: Arc<dyn Fn() + Send + Sync>,
+    /// What `/store/` tells and starts.
+    pub store: Arc<dyn StoreAdmin>,
     /// Opens the calls that change something.
     pub key: AdminKey,
 }
@@ -48,6 +51,11 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/drain", post(drain))
+        .route("/store/stats", get(store_admin::stats))
+        .route(
+            "/store/backup",
+            get(store_admin::backup).post(store_admin::begin_backup),
+        )
         .with_state(state)
 }
 
@@ -75,16 +83,21 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 async fn drain(State(state): State<AdminState>, headers: HeaderMap, request: Request) -> Response {
     body::discard(request.into_body()).await;
     if !state.key.opens(&headers) {
-        return (
-            StatusCode::UNAUTHORIZED,
-            [(WWW_AUTHENTICATE, "Bearer realm=\"petrel admin\"")],
-            "send the admin key from the data directory as Authorization: Bearer KEY\n",
-        )
-            .into_response();
+        return locked();
     }
     tracing::info!("drain was asked for on the admin port");
     (state.drain)();
     (StatusCode::ACCEPTED, "draining\n").into_response()
+}
+
+/// The answer to whoever wants to change something without the key.
+pub(super) fn locked() -> Response {
+    (
+        StatusCode::UNAUTHORIZED,
+        [(WWW_AUTHENTICATE, "Bearer realm=\"petrel admin\"")],
+        "send the admin key from the data directory as Authorization: Bearer KEY\n",
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -123,6 +136,7 @@ mod tests {
                 metrics: telemetry::install(),
                 refresh,
                 drain,
+                store: Arc::new(store_admin::tests::NoStore),
                 key: AdminKey::new("operator"),
             },
             refreshed,
@@ -131,11 +145,21 @@ mod tests {
     }
 
     async fn ask(admin: &Admin, method: Method, path: &str, key: Option<&str>) -> (u16, String) {
+        ask_with(admin, method, path, key, "ignored").await
+    }
+
+    async fn ask_with(
+        admin: &Admin,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: &str,
+    ) -> (u16, String) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(key) = key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let request = request.body(Body::from("ignored")).unwrap();
+        let request = request.body(Body::from(body.to_owned())).unwrap();
         let service = TowerToHyperService::new(admin_router(admin.state.clone()));
         let answer = service.call(request).await.unwrap();
         let status = answer.status().as_u16();
@@ -192,6 +216,46 @@ mod tests {
             202
         );
         assert_eq!(admin.drained.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_store_is_read_openly_and_backed_up_with_the_key() {
+        let admin = admin();
+        let (status, text) = ask(&admin, Method::GET, "/store/stats", None).await;
+        assert_eq!((status, text.trim_end()), (200, "{\"disk_bytes\":7}"));
+        assert_eq!(ask(&admin, Method::GET, "/store/backup", None).await.0, 200);
+        for key in [None, Some("operato"), Some("")] {
+            let refused = ask(&admin, Method::POST, "/store/backup", key).await;
+            assert_eq!(refused.0, 401, "{key:?}");
+        }
+        for (body, expect) in [
+            ("{\"directory\":\"/good\"}", 202),
+            ("{\"directory\":\"/busy\"}", 409),
+            ("{\"directory\":\"/bad\"}", 400),
+            ("{\"directory\":7}", 400),
+            ("{\"directory\":\"/good\",\"more\":1}", 400),
+            ("", 400),
+        ] {
+            let answer = ask_with(
+                &admin,
+                Method::POST,
+                "/store/backup",
+                Some("operator"),
+                body,
+            )
+            .await;
+            assert_eq!(answer.0, expect, "{body}: {}", answer.1);
+        }
+        let long = format!("{{\"directory\":\"/{}\"}}", "a".repeat(20_000));
+        let answer = ask_with(
+            &admin,
+            Method::POST,
+            "/store/backup",
+            Some("operator"),
+            &long,
+        )
+        .await;
+        assert_eq!(answer.0, 400);
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ mod fcm;
 mod json;
 mod readiness;
 mod server;
+mod store_admin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use auth::AdminKey;
 pub use cause::Cause;
 pub use readiness::{Phase, Readiness};
 pub use server::{ServerSettings, serve};
+pub use store_admin::{BackupRefusal, Later, StoreAdmin};
 
 /// Bounds of the publish API.
 #[derive(Clone, Debug)]

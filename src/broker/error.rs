@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::data_dir::{DataDirError, FileError, TlsError};
 use crate::store::StoreError;
+use crate::store::maintenance::MaintenanceError;
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,9 @@ pub enum StartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What an interrupted compaction left cannot be put right.
+    #[error(transparent)]
+    Maintenance(#[from] MaintenanceError),
     /// There is no key to seal tokens with.
     #[error("keys/token.key holds no key; restore it from a backup")]
     NoSealingKey,

@@ -1,17 +1,16 @@
 //! Opening the store at the start, and what happens when it is damaged.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::StartError;
 use super::parts::wall_now;
 use crate::config::{self, Config, StoreEngine};
 use crate::data_dir::{DataDir, Keyring};
-#[cfg(feature = "fjall")]
-use crate::store::FjallMap;
+use crate::store::maintenance::{self, Interrupted};
 use crate::store::{
-    Durability, Embedded, Loaded, Mark, MemoryMap, OnLoss, OrderedMap, Reopening, SledMap, Store,
-    StoreError, Witnessed, guarded, set_aside,
+    Durability, Embedded, Loaded, Mark, MemoryMap, OnLoss, OrderedMap, Reopening, Store,
+    StoreError, Witnessed, guarded, open_engine, set_aside,
 };
 
 /// What to do with a store that is damaged or has lost what was durable.
@@ -52,8 +51,16 @@ pub(super) async fn open_store(
             config::Durability::Fast => Durability::Fast,
         },
     };
+    let directory = data_dir.path().to_owned();
     let opened = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
+        let interrupted = maintenance::finish_interrupted_compaction(&directory)?;
+        if interrupted != Interrupted::Nothing {
+            tracing::warn!(
+                ?interrupted,
+                "a compaction or import of the store had been cut off"
+            );
+        }
         let (store, loaded) = place.open_or_set_aside(&keyring, loss)?;
         tracing::info!(
             registrations = loaded.registrations.len(),
@@ -129,44 +136,39 @@ impl Place {
         }
     }
 
+    /// Opens the engine and compares it with its witness. Whatever later opens it anew, after an error, compares again and
+    /// accepts no loss.
     fn open(&self, on_loss: OnLoss) -> Opened {
-        match self.engine {
-            StoreEngine::Sled => self.on_disk(on_loss, SledMap::open),
-            #[cfg(feature = "fjall")]
-            StoreEngine::Fjall => self.on_disk(on_loss, FjallMap::open),
-            #[cfg(not(feature = "fjall"))]
-            StoreEngine::Fjall => Err(StoreError::Engine {
-                path: self.db.clone(),
-                // The configuration says the same earlier, with the way out.
-                source: "this petrel was built without cargo feature `fjall`".into(),
-            }),
-            StoreEngine::Memory => read(Embedded::new(MemoryMap::default(), new_epoch())),
-        }
-    }
-
-    /// Opens an engine that keeps files. Whatever later opens it anew, after an error, compares it with its witness
-    /// again and accepts no loss.
-    fn on_disk<M: OrderedMap + 'static>(
-        &self,
-        on_loss: OnLoss,
-        open: fn(&Path, u64) -> Result<M, StoreError>,
-    ) -> Opened {
         let Self {
+            engine,
             db,
             cache_bytes,
             durability,
-            ..
         } = self.clone();
         let epoch = match on_loss {
             OnLoss::Refuse => new_epoch(),
             OnLoss::Accept { epoch } => epoch,
         };
+        if engine == StoreEngine::Memory {
+            return read(Embedded::new(MemoryMap::default(), epoch));
+        }
         guarded(&self.db, move || {
             if let OnLoss::Accept { .. } = on_loss {
-                drop(Witnessed::new(open(&db, cache_bytes)?, &db, on_loss)?);
+                let map = open_engine(engine, &db, cache_bytes)?;
+                drop(Witnessed::new(map, &db, on_loss)?);
             }
             let map = Reopening::new(db.clone(), move || {
-                Witnessed::new(open(&db, cache_bytes)?, &db, OnLoss::Refuse)
+                let mut map = open_engine(engine, &db, cache_bytes)?;
+                // A backup may have been put in the place of what its witness knows.
+                let restored = maintenance::begin_life_if_restored(&mut map, new_epoch())?;
+                let on_loss = restored.map_or(OnLoss::Refuse, |epoch| {
+                    tracing::warn!(
+                        epoch,
+                        "the store is a restored backup: it begins a new epoch"
+                    );
+                    OnLoss::Accept { epoch }
+                });
+                Witnessed::new(map, &db, on_loss)
             })?;
             read(Embedded::new(map, epoch).with_durability(durability))
         })
@@ -178,7 +180,7 @@ fn read<M: OrderedMap + 'static>(mut store: Embedded<M>) -> Opened {
     Ok((Box::new(store), loaded))
 }
 
-/// A store is made at most once a second, so no two of a broker share an epoch.
-fn new_epoch() -> u32 {
+/// The epoch of a store that begins now: one is made at most once a second, so no two of a broker share it.
+pub(super) fn new_epoch() -> u32 {
     u32::try_from(wall_now().0 / 1000).unwrap_or(u32::MAX)
 }

@@ -75,17 +75,35 @@ impl Http {
         project: &str,
         body: Bytes,
     ) -> Result<Answer, HttpError> {
-        let path = format!("{}/v1/projects/{project}/messages:send", self.url.prefix);
+        let path = format!("/v1/projects/{project}/messages:send");
+        self.call(Method::POST, &path, body)
+            .await
+            .map_err(|error| match error {
+                HttpError::Path => HttpError::Project {
+                    project: project.to_owned(),
+                },
+                other => other,
+            })
+    }
+
+    /// Sends one request.
+    ///
+    /// # Cancel safety
+    /// As [`Http::publish`].
+    pub(super) async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, HttpError> {
         let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
+            .method(method)
+            .uri(format!("{}{path}", self.url.prefix))
             .header(HOST, &self.url.authority)
             .header(AUTHORIZATION, &self.bearer)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|_| HttpError::Project {
-                project: project.to_owned(),
-            })?;
+            .map_err(|_| HttpError::Path)?;
         let mut sender = self.connected().await?;
         let exchange = async {
             let response = sender
@@ -219,6 +237,17 @@ impl Answer {
         body.get("name")?.as_str().map(str::to_owned)
     }
 
+    /// The status, and the body as JSON; `Null` where it is none.
+    pub(super) fn json(&self) -> (u16, Value) {
+        let body = serde_json::from_slice(&self.body).unwrap_or_default();
+        (self.status.as_u16(), body)
+    }
+
+    /// The body as text.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).trim_end().to_owned()
+    }
+
     /// Whether the broker left open if it accepted: it may deliver the message even so.
     pub(super) fn is_open(&self) -> bool {
         self.status.is_server_error()
@@ -263,6 +292,8 @@ pub(super) enum HttpError {
     Key,
     #[error("{project:?} is no name of a project: check --project")]
     Project { project: String },
+    #[error("the request has no valid path; please report it")]
+    Path,
     #[error("no broker answers at {url}; is `petrel serve` running?")]
     Refused { url: String },
     #[error("cannot reach {url}: {source}")]

@@ -10,6 +10,7 @@ mod http;
 mod listen;
 mod send;
 mod serve;
+mod store;
 mod target;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,9 @@ enum Command {
     /// Check and show the configuration.
     #[command(subcommand)]
     Config(config_command::Args),
+    /// Look after the store: check, sizes, compaction, export, import, backup.
+    #[command(subcommand)]
+    Store(store::Args),
 }
 
 impl Cli {
@@ -51,6 +55,7 @@ impl Cli {
             Command::Send(args) => send::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Config(args) => config_command::run(&args),
+            Command::Store(args) => store::run(args),
         }
     }
 }

@@ -89,6 +89,18 @@ impl AdminKey {
         self.0.expose()
     }
 
+    /// Reads the key of a data directory that a broker may be running on.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or it cannot be read.
+    pub fn read(data_dir: &Path) -> Result<Self, FileError> {
+        let path = data_dir.join(DIRECTORY).join("admin.key");
+        match file::read(&path)? {
+            Some(content) => parse_admin(&path, &content),
+            None => Err(FileError::read(&path, std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
     /// Whether a client sent this key. Compares hashes, so that the time taken tells nothing of the key.
     #[must_use]
     pub fn matches(&self, candidate: &str) -> bool {
@@ -144,6 +156,44 @@ impl Keyring {
         match file::read(&path)? {
             Some(content) => parse_sealing(&path, &content),
             None => self.append_sealing(Vec::new()),
+        }
+    }
+
+    /// A fingerprint of each sealing key there is; makes none. Two brokers with one of them in common can be told from
+    /// others, and nobody can tell the key from it.
+    ///
+    /// # Errors
+    /// The file is damaged, or cannot be read.
+    pub fn sealing_fingerprints(&self) -> Result<Vec<String>, FileError> {
+        const FINGERPRINT_BYTES: usize = 16;
+        let path = self.sealing_path();
+        let Some(content) = file::read(&path)? else {
+            return Ok(Vec::new());
+        };
+        let fingerprint = |key: &SealingKey| {
+            let mut context = ring::digest::Context::new(&SHA256);
+            context.update(b"petrel sealing key fingerprint");
+            context.update(&[key.id]);
+            context.update(key.key.as_slice());
+            let sum = context.finish();
+            let shown = sum.as_ref().iter().take(FINGERPRINT_BYTES);
+            shown.map(|byte| format!("{byte:02x}")).collect()
+        };
+        let keys = parse_sealing(&path, &content)?;
+        Ok(keys.as_slice().iter().map(fingerprint).collect())
+    }
+
+    /// Takes the sealing keys out of use, under another name: every token given out so far is refused, and the next
+    /// start makes a new key.
+    ///
+    /// # Errors
+    /// The file cannot be renamed.
+    pub fn retire_sealing(&self, suffix: u64) -> std::io::Result<()> {
+        let path = self.sealing_path();
+        let retired = self.directory.join(format!("token.retired-{suffix}.key"));
+        match std::fs::rename(&path, retired) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => file::sync_directory(&self.directory),
         }
     }
 

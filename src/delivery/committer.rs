@@ -267,6 +267,22 @@ impl Delivery {
         }
     }
 
+    /// Has the owner of the store do something between two operations; `None` if there is no owner any more.
+    ///
+    /// # Cancel safety
+    /// It may still be done.
+    pub async fn ask_store<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut dyn Store) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Box::new(move |store: &mut dyn Store| {
+            let _ = answer.send(ask(store));
+        });
+        self.operations.send(Operation::Ask(ask)).await.ok()?;
+        answered.await.ok()
+    }
+
     /// Ends the committer after one more commit.
     pub async fn stop_committer(&self) {
         let _ = self.operations.send(Operation::Stop).await;

@@ -9,9 +9,12 @@ use tokio::sync::oneshot;
 use super::broadcasts::Broadcast;
 use super::command::Refusal;
 use super::pending::Pending;
-use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash};
+use crate::store::{NewRegistration, Registration, Scan, ScanTerms, SecretHash, Store};
 
 type Reply<T> = Box<dyn FnOnce(T) + Send>;
+
+/// What is asked of the owner of the store.
+type Ask = Box<dyn FnOnce(&mut dyn Store) + Send>;
 
 /// One operation on the store. Replies run on the committer's thread: they must not block.
 pub enum Operation {
@@ -56,6 +59,8 @@ pub enum Operation {
         /// Called once it is durable.
         reply: Reply<Result<(), Refusal>>,
     },
+    /// Something that only the owner of the store can do, such as a step of a backup. It must be short.
+    Ask(Ask),
     /// Everything before this is durable when the other end hears.
     Flush(oneshot::Sender<()>),
     /// End the committer after one more commit.

@@ -16,8 +16,8 @@ use super::ordered::{Durability, OrderedMap};
 use super::records::{BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
-    DiskUse, Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms, SecretHash,
-    Store, StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
+    Backup, DiskUse, Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms,
+    SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
 };
 
 use self::summaries::Summaries;
@@ -374,5 +374,17 @@ impl<M: OrderedMap> Store for Embedded<M> {
             body_bytes_written: self.body_bytes_written,
             memory_bytes: self.queues.memory_bytes(),
         }
+    }
+
+    fn begin_backup(&mut self, backup: Backup) {
+        self.map.backup = Some(backup);
+    }
+
+    fn step_backup(&mut self, keys_max: usize) -> Result<Stepped, StoreError> {
+        self.map.step_backup(keys_max)
+    }
+
+    fn take_backup(&mut self) -> Option<Backup> {
+        self.map.backup.take()
     }
 }

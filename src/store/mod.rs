@@ -11,11 +11,13 @@
 //! atomic step.
 
 mod embedded;
+mod engines;
 #[cfg(test)]
 mod faulty;
 #[cfg(feature = "fjall")]
 mod fjall;
 mod layout;
+pub mod maintenance;
 mod memory;
 mod ordered;
 mod records;
@@ -35,8 +37,10 @@ use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Topi
 use roaring::RoaringBitmap;
 
 pub use self::embedded::Embedded;
+pub use self::engines::open_engine;
 #[cfg(feature = "fjall")]
 pub use self::fjall::FjallMap;
+pub use self::maintenance::{Backup, Stepped};
 pub use self::memory::MemoryMap;
 pub use self::ordered::{Change, Durability, OrderedMap, Pair};
 pub use self::reopening::Reopening;
@@ -405,6 +409,15 @@ pub trait Store: Send {
 
     /// Sizes. Cheap.
     fn stats(&self) -> StoreStats;
+
+    /// Begins to copy what is committed; commits are noted in the copy until it is taken.
+    fn begin_backup(&mut self, backup: Backup);
+
+    /// Copies the next pairs, at most so many. Without a backup there is nothing to copy.
+    fn step_backup(&mut self, keys_max: usize) -> Result<Stepped, StoreError>;
+
+    /// Gives the copy back, as of the last commit.
+    fn take_backup(&mut self) -> Option<Backup>;
 }
 
 #[cfg(test)]

@@ -54,6 +54,36 @@ pub trait OrderedMap: Send {
     fn disk_free(&self) -> Option<u64>;
 }
 
+impl<M: OrderedMap + ?Sized> OrderedMap for Box<M> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).get(key)
+    }
+
+    fn range<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        (**self).range(from, to)
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        (**self).write(changes)
+    }
+
+    fn sync(&mut self, level: Durability) -> Result<(), StoreError> {
+        (**self).sync(level)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        (**self).disk_bytes()
+    }
+
+    fn disk_free(&self) -> Option<u64> {
+        (**self).disk_free()
+    }
+}
+
 /// Bytes that a folder occupies on disk: blocks, not lengths, because engines leave holes and round up. What vanishes
 /// meanwhile counts nothing.
 pub(super) fn occupied_bytes(folder: &Path) -> u64 {

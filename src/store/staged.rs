@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::StoreError;
+use super::maintenance::{Backup, Seen, Stepped};
 use super::ordered::{Change, Durability, OrderedMap};
 
 /// An ordered map with staged changes.
@@ -11,6 +12,7 @@ pub(super) struct Staged<M> {
     map: M,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes_written: u64,
+    pub(super) backup: Option<Backup>,
 }
 
 impl<M: OrderedMap> Staged<M> {
@@ -19,6 +21,7 @@ impl<M: OrderedMap> Staged<M> {
             map,
             changes: BTreeMap::new(),
             bytes_written: 0,
+            backup: None,
         }
     }
 
@@ -90,6 +93,9 @@ impl<M: OrderedMap> Staged<M> {
         let written = self.map.write(&changes).and_then(|()| self.map.sync(level));
         match written {
             Ok(()) => {
+                if let Some(backup) = &mut self.backup {
+                    backup.note(&changes);
+                }
                 let length = |(k, v): &Change| (k.len() + v.as_ref().map_or(0, Vec::len)) as u64;
                 self.bytes_written += changes.iter().map(length).sum::<u64>();
                 Ok(())
@@ -98,6 +104,14 @@ impl<M: OrderedMap> Staged<M> {
                 self.changes = changes.into_iter().collect();
                 Err(error)
             }
+        }
+    }
+
+    /// Copies the next pairs of what is committed.
+    pub(super) fn step_backup(&mut self, keys_max: usize) -> Result<Stepped, StoreError> {
+        match &mut self.backup {
+            Some(backup) => backup.step(&self.map, keys_max),
+            None => Ok(Stepped::Complete(Seen::default())),
         }
     }
 

@@ -47,6 +47,10 @@ impl Committer {
                 change,
                 reply,
             } => self.change(device, change, reply),
+            Operation::Ask(ask) => {
+                ask(&mut *self.store);
+                Ok(())
+            }
             Operation::Flush(answer) => {
                 self.release_held(now, true);
                 self.after(move || {

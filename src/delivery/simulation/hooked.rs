@@ -12,8 +12,8 @@ use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    DiskUse, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration, Scan,
-    ScanTerms, SecretHash, Store, StoreError, StoreStats, Subscribed, Unregistered,
+    Backup, DiskUse, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration,
+    Scan, ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, Unregistered,
 };
 
 /// The real store over a world that goes on while the store works.
@@ -196,5 +196,17 @@ impl Store for Hooked {
 
     fn stats(&self) -> StoreStats {
         self.inner.stats()
+    }
+
+    fn begin_backup(&mut self, backup: Backup) {
+        self.inner.begin_backup(backup);
+    }
+
+    fn step_backup(&mut self, keys_max: usize) -> Made<Stepped> {
+        self.inner.step_backup(keys_max)
+    }
+
+    fn take_backup(&mut self) -> Option<Backup> {
+        self.inner.take_backup()
     }
 }
