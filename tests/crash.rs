@@ -307,10 +307,8 @@ async fn a_200_survives_kill_9_at_any_moment() {
     assert_eq!(owed, 0.0, "TEST_CRASH_SEED={seed}");
     run.finish().await;
     let verdict = run.world.book().verdict();
-    #[expect(clippy::print_stdout, reason = "the record of a run")]
-    {
-        println!("{}", run.summary(&verdict));
-    }
+    // The record of a run.
+    println!("{}", run.summary(&verdict));
     run.show_violations(kills + 1);
     assert!(
         verdict.arrived > 0 && verdict.gaps_pinned > 0,

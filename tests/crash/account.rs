@@ -44,6 +44,7 @@ pub(crate) struct Told {
     /// The topic; `None`: the device's own queue.
     pub(crate) topic: Option<usize>,
     pub(crate) count: u64,
+    pub(crate) at: Instant,
 }
 
 /// A session while it is open.
@@ -71,6 +72,8 @@ pub(crate) struct Account {
     pub(crate) is_sdk: bool,
     pub(crate) kept: HashMap<MessageId, Kept>,
     pub(crate) told: Vec<Told>,
+    /// Sessions that ended well with nothing owed any more: from when until when.
+    pub(crate) emptied: Vec<(Instant, Instant)>,
     pub(crate) session: Option<Open>,
     pub(crate) sessions: u32,
     /// What to tell of it when something is wrong: when, and what.
@@ -90,6 +93,7 @@ impl Account {
             is_sdk,
             kept: HashMap::new(),
             told: Vec::new(),
+            emptied: Vec::new(),
             session: None,
             sessions: 0,
             log: Vec::new(),

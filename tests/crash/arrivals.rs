@@ -256,6 +256,7 @@ impl Book {
             id: Some(id),
             topic,
             count: gap.count,
+            at: Instant::now(),
         });
     }
 }

@@ -142,7 +142,14 @@ impl Phone {
         }
         if is_thorough || self.chance.percent(70) {
             link.goodbye().await?;
-            self.world.book().accounts[self.device].close(true);
+            let mut book = self.world.book();
+            let account = &mut book.accounts[self.device];
+            if let Some(session) = account.session.as_ref().filter(|_| is_thorough) {
+                account
+                    .emptied
+                    .push((session.began, std::time::Instant::now()));
+            }
+            account.close(true);
         }
         Ok(())
     }

@@ -147,6 +147,7 @@ fn handle(world: &World, device: usize, event: Event) {
                 id: None,
                 topic,
                 count,
+                at: std::time::Instant::now(),
             });
         }
         Event::Closed(cause) => {

@@ -50,6 +50,9 @@ impl Book {
                 continue;
             }
             self.judge(device, Address::Device(device), &mut verdict);
+            if self.accounts[device].is_plain {
+                self.judge_between(device, &mut verdict);
+            }
             for topic in 0..TOPICS.len() {
                 self.judge(device, Address::Topic(topic), &mut verdict);
             }
@@ -69,13 +72,21 @@ impl Book {
             let id = publication.id;
             let is_owed = publication.is_accepted() && member == Member::Yes;
             verdict.owed += u64::from(is_owed);
-            let stretch = id.and_then(|id| stretches.range_mut(id..).next());
-            let Some((_, stretch)) = stretch else {
-                // Without an answer and never seen: in any of them, or nowhere.
-                stretches.values_mut().for_each(|stretch| stretch.open += 1);
+            let Some(id) = id else {
+                // Without an answer and never seen: in any stretch that it can belong to, or nowhere.
+                let (after, before) = self.bounds(label);
+                for (end, stretch) in stretches.range_mut(after..) {
+                    stretch.open += 1;
+                    if *end >= before {
+                        break;
+                    }
+                }
                 continue;
             };
-            let is_kept = id.is_some_and(|id| self.accounts[device].kept.contains_key(&id));
+            let Some((_, stretch)) = stretches.range_mut(id..).next() else {
+                continue;
+            };
+            let is_kept = self.accounts[device].kept.contains_key(&id);
             if is_kept {
                 verdict.arrived += u64::from(is_owed);
                 stretch.open += u64::from(self.may_be_told(device, label));
@@ -94,6 +105,70 @@ impl Book {
         for stretch in stretches.into_values() {
             self.weigh(device, address, &stretch, verdict);
         }
+    }
+
+    /// What was published to a device between two sessions that left nothing owed came in the second, or is in a gap that
+    /// was told since the first. Where no answer and no ack is missing, the counts are equal.
+    fn judge_between(&mut self, device: usize, verdict: &mut Verdict) {
+        let emptied = self.accounts[device].emptied.clone();
+        for pair in emptied.windows(2) {
+            let ((_, from), (until, end)) = (pair[0], pair[1]);
+            let mut stretch = Stretch::default();
+            let account = &self.accounts[device];
+            let told = account.told.iter().filter(|told| told.topic.is_none());
+            let told = told.filter(|told| told.at > from && told.at <= end);
+            stretch.told = told.map(|told| told.count).sum();
+            let labels = self.by_address.get(&Address::Device(device));
+            for &label in labels.into_iter().flatten() {
+                let publication = &self.publications[label];
+                let answered_at = publication.answered_at().unwrap_or(end);
+                if answered_at < pair[0].0 || publication.sent_at > end {
+                    continue;
+                }
+                let id = publication.id;
+                let is_kept = id.is_some_and(|id| account.kept.contains_key(&id));
+                let is_inside = publication.sent_at > from && answered_at < until;
+                if is_kept && is_inside {
+                    stretch.open += u64::from(self.may_be_told(device, label));
+                } else if publication.is_accepted() && is_inside {
+                    stretch.missing.push(label);
+                } else if !is_kept || answered_at > from {
+                    stretch.open += 1;
+                }
+            }
+            // The sums are in the books of the whole address already.
+            let mut between = Verdict::default();
+            self.weigh(device, Address::Device(device), &stretch, &mut between);
+            verdict.gaps_pinned += between.gaps_pinned;
+        }
+    }
+
+    /// Between which ids that of a message must lie that has no answer: the last before it was sent, and the first sent
+    /// after it was given up.
+    fn bounds(&self, label: usize) -> (MessageId, MessageId) {
+        let last = MessageId {
+            epoch: u32::MAX,
+            sequence: u64::MAX,
+        };
+        let publication = &self.publications[label];
+        let earlier = self.publications.iter().filter(|other| {
+            other.is_accepted()
+                && other
+                    .answered_at()
+                    .is_some_and(|at| at < publication.sent_at)
+        });
+        let given_up_at = publication.answered_at();
+        let later = self
+            .publications
+            .iter()
+            .filter(|other| given_up_at.is_some_and(|at| other.sent_at > at));
+        (
+            earlier
+                .filter_map(|p| p.id)
+                .max()
+                .unwrap_or(MessageId::ZERO),
+            later.filter_map(|p| p.id).min().unwrap_or(last),
+        )
     }
 
     fn weigh(&mut self, device: usize, address: Address, stretch: &Stretch, verdict: &mut Verdict) {
