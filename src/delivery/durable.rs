@@ -1,7 +1,10 @@
 //! What becomes true of a broadcast with its commit, and when its log lets go of it. Called on the committer's thread.
 
+use std::collections::HashMap;
+
 use petrel_core::{DropReason, PerPlatform};
 use petrel_protocol::MessageId;
+use roaring::RoaringBitmap;
 
 use super::Delivery;
 use super::broadcasts::{Broadcast, Stage};
@@ -37,6 +40,34 @@ pub(super) fn broadcast_committed(delivery: &Delivery, broadcast: &Broadcast) {
                 let replaced = older.settle_all(devices);
                 delivery.ledger.drop(DropReason::Collapsed, replaced);
             }
+        }
+    }
+}
+
+/// Replaces again what broadcasts had replaced when the broker was killed: settled sets are written behind. Called once,
+/// with everything that the store had.
+pub(super) fn collapse_loaded(delivery: &Delivery) {
+    // By address and key, the devices that a newer broadcast stands for. The newest comes first.
+    let mut replaced: HashMap<_, RoaringBitmap> = HashMap::new();
+    for broadcast in delivery.broadcasts.all().into_iter().rev() {
+        let message = &broadcast.message;
+        let keys = message.options.map(|options| options.collapse_key.clone());
+        if keys.variants().into_iter().flatten().all(Option::is_none) {
+            continue;
+        }
+        let targeted = broadcast.owed().targeted().clone();
+        let by_variant = delivery.directory.by_variant(message.project, &targeted);
+        for (variant, devices) in by_variant.iter().enumerate() {
+            let Some(key) = variant_key(&keys, variant) else {
+                continue;
+            };
+            let address = (message.project, broadcast.topic().cloned());
+            let newer = replaced.entry((address, key.clone(), variant)).or_default();
+            // One that its log let go of first is in a gap, which may have been told.
+            if broadcast.stage() == Stage::Live {
+                broadcast.settle_all(&(devices & &*newer));
+            }
+            *newer |= devices;
         }
     }
 }

@@ -172,6 +172,7 @@ impl Delivery {
             }
             delivery.broadcasts.insert(Arc::new(broadcast));
         }
+        durable::collapse_loaded(&delivery);
         delivery.ledger.start(delivery.stored_deliveries());
         (Arc::new(delivery), receiver)
     }
