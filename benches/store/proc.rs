@@ -19,13 +19,23 @@ pub(crate) fn thread_cpu() -> Duration {
 
 /// CPU time of this process, threads that have ended included; in steps of 10 ms.
 pub(crate) fn process_cpu() -> Duration {
+    own_cpu(2)
+}
+
+/// The same with the children that were waited for.
+pub(crate) fn family_cpu() -> Duration {
+    own_cpu(4)
+}
+
+/// Of the process in user and kernel mode, of its children in both.
+fn own_cpu(fields_taken: usize) -> Duration {
     let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name of the program may contain anything, and ends with the last parenthesis.
     let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks: u32 = fields
         .split_whitespace()
         .skip(11)
-        .take(2)
+        .take(fields_taken)
         .filter_map(|n| n.parse::<u32>().ok())
         .sum();
     TICK * ticks

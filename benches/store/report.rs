@@ -98,8 +98,10 @@ pub(crate) struct Report<'a> {
     versions: BTreeMap<&'static str, &'static str>,
     command: String,
     seconds: f64,
-    /// Cores that were busy with this run and with everything else, on average over the run.
-    machine_busy_cores: f64,
+    /// Cores that were busy with this run, on average over all of it.
+    own_cores: f64,
+    /// Cores that other programs kept busy meanwhile: with them, latencies and rates are worse than the store's own.
+    others_cores: f64,
     /// By name.
     figures: BTreeMap<&'static str, Figure>,
     /// What reached the engine in each measured part.
@@ -123,7 +125,8 @@ impl<'a> Report<'a> {
             versions: PACKAGES.map(|name| (name, version(name))).into(),
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             seconds: 0.0,
-            machine_busy_cores: 0.0,
+            own_cores: 0.0,
+            others_cores: 0.0,
             figures: BTreeMap::new(),
             engine: BTreeMap::new(),
             moments: Vec::new(),
@@ -179,7 +182,9 @@ impl<'a> Report<'a> {
     pub(crate) fn finish(&mut self) {
         self.seconds = self.began.elapsed().as_secs_f64();
         let busy = proc::busy().saturating_sub(self.busy);
-        self.machine_busy_cores = busy.as_secs_f64() / self.seconds;
+        let own = proc::family_cpu();
+        self.own_cores = own.as_secs_f64() / self.seconds;
+        self.others_cores = busy.saturating_sub(own).as_secs_f64() / self.seconds;
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -232,14 +237,15 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "{} cores ({}), {:.0} GiB, Linux {}, {}, commit {}; jemalloc; busy on average: {:.1} cores\n",
+            "{} cores ({}), {:.0} GiB, Linux {}, {}, commit {}; jemalloc; cores busy on average: {:.1} here, {:.1} with other programs\n",
             machine.cpus,
             machine.cpu_model,
             machine.memory_bytes as f64 / f64::from(1 << 30),
             machine.kernel,
             machine.rustc,
             machine.commit,
-            self.machine_busy_cores
+            self.own_cores,
+            self.others_cores
         )?;
         writeln!(
             f,
