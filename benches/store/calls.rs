@@ -13,6 +13,7 @@ use petrel_protocol::{MessageId, Ordinal, Platform, ProjectId, Urgency};
 const LIMITS: Limits = Limits {
     messages_max: 1000,
     bytes_max: 4 << 20,
+    collapse_keys_max: 4,
     policy: FullPolicy::Evict,
 };
 
@@ -51,9 +52,7 @@ pub(crate) fn scan(store: &mut dyn Store, device: Ordinal, now: UnixMillis) -> R
             now,
         },
     )?;
-    if scan.is_complete && scan.found.is_empty() {
-        store.is_queue_empty(device)?;
-    }
+    store.has_queue(device);
     Ok(scan)
 }
 
@@ -65,7 +64,7 @@ pub(crate) fn settle(store: &mut dyn Store, device: Ordinal, ids: &[MessageId]) 
             "an acked message was not in the queue of device {}",
             device.0
         );
-        store.is_queue_empty(device)?;
+        store.has_queue(device);
     }
     Ok(())
 }

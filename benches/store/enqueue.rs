@@ -87,6 +87,8 @@ pub(crate) fn under_load(settings: &Settings, report: &mut Report<'_>) -> Result
     let store_cpu = all_cpu.saturating_sub(driver_cpu);
     report.add("cpu_us_per_enqueue", us(store_cpu) / count, "µs");
     report.add("memory_bytes", proc::memory() as f64, "B");
+    let held = measured.store.stats().memory_bytes;
+    report.add("store_memory_bytes", held as f64, "B");
     report.add("disk_bytes", proc::disk_bytes(&settings.dir) as f64, "B");
     report.count("enqueue", counted);
     Ok(())
