@@ -54,6 +54,7 @@ pub(crate) fn under_load(settings: &Settings, report: &mut Report<'_>) -> Result
     } = ready(settings)?;
     say("measuring …");
     let counted = opened.counts.now();
+    let io = proc::io();
     let (process_cpu, driver_cpu) = (proc::process_cpu(), proc::thread_cpu());
     let owner = Owner::start(opened.store)?;
     let started = Instant::now();
@@ -84,6 +85,14 @@ pub(crate) fn under_load(settings: &Settings, report: &mut Report<'_>) -> Result
     }
     latency(report, &measured, Target::AtMost(50.0));
     costs(report, &measured, &counted, count);
+    let io_now = proc::io();
+    let each = |now: u64, before: u64| (now - before) as f64 / count;
+    let reads = each(io_now.reads, io.reads);
+    report.add("file_reads_per_enqueue", reads, "");
+    let bytes = each(io_now.read_bytes, io.read_bytes);
+    report.add("file_bytes_read_per_enqueue", bytes, "B");
+    let bytes = each(io_now.written_bytes, io.written_bytes);
+    report.add("file_bytes_written_per_enqueue", bytes, "B");
     let store_cpu = all_cpu.saturating_sub(driver_cpu);
     report.add("cpu_us_per_enqueue", us(store_cpu) / count, "µs");
     report.add("memory_bytes", proc::memory() as f64, "B");

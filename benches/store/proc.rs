@@ -56,6 +56,29 @@ fn kib(text: &str, key: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
+/// What this process asked of files and pipes, whether or not a disk had to move for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Io {
+    /// Calls that read.
+    pub(crate) reads: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
+}
+
+/// So far.
+pub(crate) fn io() -> Io {
+    let text = fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let number = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    };
+    Io {
+        reads: number("syscr:"),
+        read_bytes: number("rchar:"),
+        written_bytes: number("wchar:"),
+    }
+}
+
 /// Bytes that the files of a directory take on disk.
 pub(crate) fn disk_bytes(dir: &Path) -> u64 {
     let output = said("du", &["-s", "-B1", &dir.to_string_lossy()]);
