@@ -116,6 +116,10 @@ impl<M: OrderedMap> OrderedMap for Counting<M> {
     fn disk_bytes(&self) -> u64 {
         self.map.disk_bytes()
     }
+
+    fn disk_free(&self) -> Option<u64> {
+        self.map.disk_free()
+    }
 }
 
 fn add_since(sum: &AtomicU64, started: Instant) {
