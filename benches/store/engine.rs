@@ -1,13 +1,15 @@
 //! Opens a store over an engine that counts what reaches it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use petrel::config::StoreEngine;
 use petrel::store::{
-    Change, Embedded, Loaded, MemoryMap, OrderedMap, Pair, SledMap, Store, StoreError,
+    Change, Durability, Embedded, Loaded, OnLoss, OrderedMap, Pair, Store, StoreError, Witnessed,
+    open_engine,
 };
 use serde::Serialize;
 
@@ -106,9 +108,9 @@ impl<M: OrderedMap> OrderedMap for Counting<M> {
         written
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
+    fn sync(&mut self, level: Durability) -> Result<(), StoreError> {
         let started = Instant::now();
-        let synced = self.map.sync();
+        let synced = self.map.sync(level);
         add_since(&self.counts.sync_ns, started);
         synced
     }
@@ -138,35 +140,36 @@ pub(crate) struct Opened {
     pub(crate) load: Duration,
 }
 
-/// Opens the store of a run and loads it.
+fn open_map(settings: &Settings) -> Result<Box<dyn OrderedMap>, StoreError> {
+    let engine = match settings.engine {
+        Engine::Sled => StoreEngine::Sled,
+        Engine::Fjall => StoreEngine::Fjall,
+        Engine::Memory => StoreEngine::Memory,
+    };
+    open_engine(engine, &directory(settings), settings.cache_bytes)
+}
+
+fn directory(settings: &Settings) -> PathBuf {
+    settings.dir.join(settings.engine.name())
+}
+
+/// Opens the store of a run, with its witness, and loads it.
 pub(crate) fn open(settings: &Settings) -> Result<Opened> {
-    let dir = settings.dir.join(settings.engine.name());
-    match settings.engine {
-        Engine::Sled => opened(|| Ok(sled(&dir, settings.cache_bytes)?)),
-        Engine::Memory => opened(|| Ok(MemoryMap::default())),
-        Engine::Fjall => no_fjall(),
-    }
-}
-
-fn sled(dir: &Path, cache_bytes: u64) -> Result<SledMap, StoreError> {
-    SledMap::open(dir, cache_bytes)
-}
-
-fn no_fjall<T>() -> Result<T> {
-    anyhow::bail!("this build has no fjall; choose --engine sled or memory")
-}
-
-fn opened<M: OrderedMap + 'static>(open: impl FnOnce() -> Result<M>) -> Result<Opened> {
     let started = Instant::now();
-    let map = open()?;
+    let map = open_map(settings)?;
     let open = started.elapsed();
     let counts = Arc::<Counts>::default();
     let counting = Counting {
         map,
         counts: Arc::clone(&counts),
     };
-    let mut store: Box<dyn Store> = Box::new(Embedded::new(counting, 1));
     let started = Instant::now();
+    let mut store: Box<dyn Store> = if settings.engine == Engine::Memory {
+        Box::new(Embedded::new(counting, 1))
+    } else {
+        let witnessed = Witnessed::new(counting, &directory(settings), OnLoss::Refuse)?;
+        Box::new(Embedded::new(witnessed, 1))
+    };
     let loaded = store.load()?;
     store.commit()?;
     Ok(Opened {
@@ -187,12 +190,7 @@ pub(crate) struct Live {
 
 /// Adds up all keys and values.
 pub(crate) fn live(settings: &Settings) -> Result<Live> {
-    let dir = settings.dir.join(settings.engine.name());
-    match settings.engine {
-        Engine::Sled => add_up(&sled(&dir, settings.cache_bytes)?),
-        Engine::Memory => add_up(&MemoryMap::default()),
-        Engine::Fjall => no_fjall(),
-    }
+    add_up(&open_map(settings)?)
 }
 
 fn add_up(map: &impl OrderedMap) -> Result<Live> {
