@@ -81,7 +81,7 @@ impl Delivery {
         let device = wants.device.ordinal;
         // Pending first, then the queue: a message moves from the one to the other, never back.
         let pending = self.pending_items(wants);
-        if !self.has_queue(device) {
+        if !self.has_queue(device) && !self.is_owed_a_gap(device) {
             return Ok(Some(self.merge(wants, pending, Scan::empty())));
         }
         let slot = self.operations.try_reserve().map_err(|_| Busy)?;
@@ -144,7 +144,7 @@ impl Delivery {
             Queued::Gap(id, gap) => Item {
                 id,
                 route: Route::Gap,
-                frame: gap_frame(id, "", &gap),
+                frame: gap_frame(id, &gap),
             },
         });
         items.extend(queued);
@@ -161,11 +161,10 @@ impl Delivery {
         let device = wants.device;
         let now = self.now();
         let mut items = Vec::new();
-        let mut trimmed = Vec::new();
         for broadcast in self.broadcasts.owed_to(device.ordinal) {
             let message = &broadcast.message;
             if broadcast.stage() == Stage::Trimmed {
-                trimmed.push(broadcast);
+                // The committer puts a gap into the queue for those.
             } else if message.is_expired(device.platform, now) {
                 self.settle_broadcast(&broadcast, device.ordinal, Some(DropReason::Expired));
             } else if message.options(device.platform).urgency >= wants.minimum_urgency {
@@ -176,19 +175,13 @@ impl Delivery {
                 });
             }
         }
-        let gaps = self.gaps.tell(device.ordinal, &trimmed);
-        items.extend(gaps.into_iter().map(|gap| {
-            let id = gap_id(gap.newest);
-            let mut record = GapRecord::default();
-            let reason = DropReason::Trimmed.as_str();
-            record.counts.insert(reason.into(), gap.count);
-            Item {
-                id,
-                route: Route::Gap,
-                frame: gap_frame(id, gap.topic.as_str(), &record),
-            }
-        }));
         items
+    }
+
+    /// Whether logs let go of something that a device is owed, so that a gap is to be told.
+    fn is_owed_a_gap(&self, device: Ordinal) -> bool {
+        let owed = self.broadcasts.owed_to(device);
+        owed.iter().any(|b| b.stage() == Stage::Trimmed)
     }
 
     pub(super) fn settle_broadcast(
@@ -222,7 +215,12 @@ impl Delivery {
             return Ok(());
         }
         if id.sequence & GAP_BIT != 0 {
-            return self.ack_gap(device, id);
+            // A repeat or made up where nothing of this device is stored.
+            return if self.has_queue(device) {
+                self.settle_stored(device, id)
+            } else {
+                Ok(())
+            };
         }
         if let Some(broadcast) = self.broadcasts.find(id) {
             if broadcast.stage() != Stage::Uncommitted {
@@ -242,38 +240,6 @@ impl Delivery {
             // Nothing of this device is stored: a repeat, or made up. It changes nothing.
             Acked::Unknown => Ok(()),
         }
-    }
-
-    fn ack_gap(&self, device: Ordinal, id: MessageId) -> Result<(), Busy> {
-        let newest = MessageId {
-            sequence: id.sequence & !GAP_BIT,
-            ..id
-        };
-        // One that was told before a restart is known by the broadcast that names it.
-        let told = self.gaps.ack(device, newest).or_else(|| {
-            let told = self.broadcasts.find(newest)?;
-            let log = (told.message.project, told.topic()?.clone());
-            let is_older = told.stage() == Stage::Trimmed && !self.gaps.knows(device);
-            is_older.then_some((log, MessageId::ZERO))
-        });
-        let Some(((project, topic), after)) = told else {
-            if self.has_queue(device) {
-                return self.settle_stored(device, id);
-            }
-            return Ok(());
-        };
-        for broadcast in self.broadcasts.owed_to(device) {
-            let message = &broadcast.message;
-            let is_told = broadcast.stage() == Stage::Trimmed
-                && message.project == project
-                && broadcast.topic() == Some(&topic)
-                && message.id > after
-                && message.id <= newest;
-            if is_told {
-                broadcast.settle(device);
-            }
-        }
-        Ok(())
     }
 
     fn settle_stored(&self, device: Ordinal, id: MessageId) -> Result<(), Busy> {
@@ -307,17 +273,10 @@ impl Scan {
     }
 }
 
-fn gap_id(id: MessageId) -> MessageId {
-    MessageId {
-        sequence: id.sequence | GAP_BIT,
-        ..id
-    }
-}
-
-fn gap_frame(id: MessageId, topic: &str, gap: &GapRecord) -> bytes::Bytes {
+fn gap_frame(id: MessageId, gap: &GapRecord) -> bytes::Bytes {
     codec::encode_to_device(to_device::Frame::Gap(wire::Gap {
         id: Some(id.into()),
-        topic: topic.into(),
+        topic: gap.topic.clone(),
         count: gap.counts.values().sum(),
         reasons: gap.counts.clone(),
     }))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use petrel_core::{DropReason, PerPlatform};
-use petrel_protocol::MessageId;
+use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
 use super::Delivery;
@@ -39,6 +39,25 @@ pub(super) fn broadcast_committed(delivery: &Delivery, broadcast: &Broadcast) {
             if new_key.is_some() && new_key == variant_key(&old, variant) {
                 let replaced = older.settle_all(devices);
                 delivery.ledger.drop(DropReason::Collapsed, replaced);
+            }
+        }
+    }
+}
+
+/// Settles again what gaps that were told stand for: settled sets are written behind.
+pub(super) fn tell_loaded(
+    delivery: &Delivery,
+    told: &[(Ordinal, ProjectId, TopicName, MessageId)],
+) {
+    for (device, project, topic, newest) in told {
+        for broadcast in delivery.broadcasts.owed_to(*device) {
+            let message = &broadcast.message;
+            let is_told = broadcast.stage() == Stage::Trimmed
+                && message.project == *project
+                && broadcast.topic() == Some(topic)
+                && message.id <= *newest;
+            if is_told {
+                broadcast.settle(*device);
             }
         }
     }

@@ -18,7 +18,6 @@ mod broadcasts;
 mod command;
 mod committer;
 mod durable;
-mod gaps;
 mod gate;
 mod ledger;
 mod operation;
@@ -50,7 +49,6 @@ pub use self::pending::Pending;
 pub use self::publish::{PublishError, Target};
 
 use self::broadcasts::{Broadcasts, Stage};
-use self::gaps::Gaps;
 use self::gate::Gate;
 use self::pending::PendingMap;
 use crate::directory::Directory;
@@ -100,7 +98,6 @@ pub struct Delivery {
     mailboxes: Vec<Arc<Mailbox<Command>>>,
     pending: PendingMap,
     broadcasts: Broadcasts,
-    gaps: Gaps,
     gate: Gate,
     /// Devices whose last day was not written yet.
     seen: Mutex<RoaringBitmap>,
@@ -141,7 +138,6 @@ impl Delivery {
             mailboxes,
             pending: PendingMap::default(),
             broadcasts: Broadcasts::default(),
-            gaps: Gaps::default(),
             gate: Gate::default(),
             seen: Mutex::default(),
             patient_until,
@@ -172,6 +168,7 @@ impl Delivery {
             }
             delivery.broadcasts.insert(Arc::new(broadcast));
         }
+        durable::tell_loaded(&delivery, &loaded.told);
         durable::collapse_loaded(&delivery);
         delivery.ledger.start(delivery.stored_deliveries());
         (Arc::new(delivery), receiver)

@@ -7,17 +7,18 @@ mod summaries;
 pub(super) mod waiting;
 
 use petrel_core::queue::Limits;
-use petrel_core::{Day, Message, UnixMillis, decode_message, encode_message};
+use petrel_core::{Day, DropReason, Message, UnixMillis, decode_message, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
 use super::ordered::{Durability, OrderedMap};
-use super::records::{BroadcastRecord, RegistrationRecord};
+use super::records::{self, BroadcastRecord, RegistrationRecord};
 use super::staged::Staged;
 use super::{
-    Backup, DiskUse, Enqueued, Expired, Loaded, NewRegistration, Registration, Scan, ScanTerms,
-    SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, TopicId, Unregistered, layout,
+    Backup, DiskUse, Enqueued, Expired, GAP_BIT, GapRecord, Loaded, NewRegistration, Registration,
+    Scan, ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, TopicGap,
+    TopicId, Unregistered, layout,
 };
 
 use self::summaries::Summaries;
@@ -34,6 +35,8 @@ pub struct Embedded<M> {
     next_project: u32,
     queues: Queues,
     summaries: Summaries,
+    /// Keys of what topic gaps stand for.
+    told: Vec<Vec<u8>>,
     bodies_written: u64,
     body_bytes_written: u64,
     /// The gap of each device that may still grow: not yet read by any session since this process started.
@@ -53,6 +56,7 @@ impl<M: OrderedMap> Embedded<M> {
             next_project: 0,
             queues: Queues::default(),
             summaries: Summaries::default(),
+            told: Vec::new(),
             bodies_written: 0,
             body_bytes_written: 0,
             open_gaps: HashMap::new(),
@@ -299,6 +303,33 @@ impl<M: OrderedMap> Store for Embedded<M> {
 
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError> {
         self.scan_queue(device, terms)
+    }
+
+    fn put_topic_gap(&mut self, device: Ordinal, gap: &TopicGap) -> Result<(), StoreError> {
+        let id = MessageId {
+            sequence: gap.newest.sequence | GAP_BIT,
+            ..gap.newest
+        };
+        let reason = DropReason::Trimmed.as_str();
+        let record = GapRecord {
+            topic: gap.topic.as_str().into(),
+            counts: [(reason.into(), gap.count)].into(),
+        };
+        // No other gap has its name: what it stands for is owed no more.
+        self.queues.change_gaps(device, gap.project, 1);
+        self.map
+            .put(layout::queue(device, id), records::queued_gap(&record));
+        let told = layout::told(device, gap.project, &gap.topic);
+        self.map.put(told.clone(), records::write_id(gap.newest));
+        self.told.push(told);
+        Ok(())
+    }
+
+    fn forget_told(&mut self) -> Result<(), StoreError> {
+        for key in self.told.drain(..) {
+            self.map.remove(key);
+        }
+        Ok(())
     }
 
     fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Result<u64, StoreError> {

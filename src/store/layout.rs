@@ -16,6 +16,7 @@
 //! | `L` epoch(4) sequence(8) | broadcast |
 //! | `A` epoch(4) sequence(8) piece(2) | target set of a broadcast, in pieces of [`PIECE`] bytes |
 //! | `Z` epoch(4) sequence(8) piece(2) | settled set of a broadcast, in the same way |
+//! | `W` ordinal(4) project(4) topic | up to which broadcast the device was told of gaps; until settled sets say so |
 //!
 //! Every value begins with the CRC-32 of the rest ([`seal`], [`open`]). Sets go in pieces because sled puts leaves of
 //! more than 128 KiB into files of their own, and writes a leaf whole when any of its keys changes.
@@ -103,6 +104,7 @@ pub(super) const JOURNAL: u8 = b'J';
 pub(super) const BROADCAST: u8 = b'L';
 pub(super) const TARGETED: u8 = b'A';
 pub(super) const SETTLED: u8 = b'Z';
+pub(super) const TOLD: u8 = b'W';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
@@ -183,6 +185,17 @@ pub(super) fn summaries(chunk: u32) -> Vec<u8> {
 
 pub(super) fn journal(record: u64) -> Vec<u8> {
     key(JOURNAL, &[&record.to_be_bytes()])
+}
+
+pub(super) fn told(device: Ordinal, project: ProjectId, topic: &TopicName) -> Vec<u8> {
+    key(
+        TOLD,
+        &[
+            &device.0.to_be_bytes(),
+            &project.0.to_be_bytes(),
+            topic.as_str().as_bytes(),
+        ],
+    )
 }
 
 /// The number of a journal record.

@@ -177,6 +177,8 @@ pub struct Loaded {
     pub queued: RoaringBitmap,
     /// Messages in all queues.
     pub queued_messages: u64,
+    /// Up to which broadcast of a topic a device was told of gaps, where settled sets may not say so yet.
+    pub told: Vec<(Ordinal, ProjectId, TopicName, MessageId)>,
     /// Values that could not be read and were left out.
     pub unreadable: u64,
 }
@@ -225,8 +227,23 @@ pub struct Expired {
 /// Messages that a device will never get.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct GapRecord {
+    /// The topic that they were sent to; empty for messages of the device alone.
+    pub topic: String,
     /// How many, by reason.
     pub counts: std::collections::BTreeMap<String, u64>,
+}
+
+/// Broadcasts of one topic that a device was owed when their log let go of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicGap {
+    /// Whose device it is.
+    pub project: ProjectId,
+    /// The topic.
+    pub topic: TopicName,
+    /// The newest of them.
+    pub newest: MessageId,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// One thing in a device's queue.
@@ -379,6 +396,12 @@ pub trait Store: Send {
 
     /// The first things in a device's queue that it wants. Drops what expired on the way.
     fn scan(&mut self, device: Ordinal, terms: ScanTerms) -> Result<Scan, StoreError>;
+
+    /// Puts a gap in a topic into a device's queue, and remembers that it stands for everything up to its newest message.
+    fn put_topic_gap(&mut self, device: Ordinal, gap: &TopicGap) -> Result<(), StoreError>;
+
+    /// Forgets what topic gaps stand for. To be called once the settled sets of all broadcasts were saved since.
+    fn forget_told(&mut self) -> Result<(), StoreError>;
 
     /// Writes a broadcast with its target set; the length of its record, in bytes.
     fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Result<u64, StoreError>;

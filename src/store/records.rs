@@ -94,6 +94,9 @@ struct QueueHead {
     /// Present in a gap only.
     #[prost(btree_map = "string, uint64", tag = "4")]
     gap: BTreeMap<String, u64>,
+    /// Of a gap in a topic.
+    #[prost(string, tag = "5")]
+    topic: String,
 }
 
 /// What stands in a device's queue under one key.
@@ -120,6 +123,7 @@ pub(super) fn queued_message(message: &Message, platform: Platform) -> (Entry, V
             .as_ref()
             .map_or_else(String::new, |k| k.as_str().into()),
         gap: BTreeMap::new(),
+        topic: String::new(),
     };
     let mut payload = head.encode_length_delimited_to_vec();
     payload.extend_from_slice(&encode_message(message));
@@ -137,6 +141,7 @@ pub(super) fn queued_message(message: &Message, platform: Platform) -> (Entry, V
 pub(super) fn queued_gap(gap: &GapRecord) -> Vec<u8> {
     let head = QueueHead {
         gap: gap.counts.clone(),
+        topic: gap.topic.clone(),
         ..QueueHead::default()
     };
     layout::seal(&head.encode_length_delimited_to_vec())
@@ -146,7 +151,10 @@ pub(super) fn read_queued(id: MessageId, value: &[u8]) -> Option<QueueValue<'_>>
     let mut payload = layout::open(value)?;
     let head = QueueHead::decode_length_delimited(&mut payload).ok()?;
     if !head.gap.is_empty() {
-        return Some(QueueValue::Gap(GapRecord { counts: head.gap }));
+        return Some(QueueValue::Gap(GapRecord {
+            topic: head.topic,
+            counts: head.gap,
+        }));
     }
     let entry = Entry {
         id,
@@ -218,6 +226,21 @@ pub(super) fn read_summaries(value: &[u8]) -> Option<Vec<(Ordinal, Option<Waitin
         Some((Ordinal(before), waiting))
     };
     record.devices.iter().enumerate().map(device).collect()
+}
+
+/// The id of a message as a value.
+pub(super) fn write_id(id: MessageId) -> Vec<u8> {
+    let mut payload = [0; 12];
+    payload[..4].copy_from_slice(&id.epoch.to_be_bytes());
+    payload[4..].copy_from_slice(&id.sequence.to_be_bytes());
+    layout::seal(&payload)
+}
+
+pub(super) fn read_id(value: &[u8]) -> Option<MessageId> {
+    let payload = layout::open(value)?;
+    (payload.len() == 12)
+        .then(|| layout::id_of(payload))
+        .flatten()
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -89,7 +89,6 @@ impl Committer {
                 Box::new(move || {
                     delivery.directory.unregistered(device, &gone.topics);
                     delivery.set_queue(device, false);
-                    delivery.gaps.forget(device);
                     delivery.ledger.drop(DropReason::Unregistered, gone.queued);
                     for broadcast in delivery.broadcasts.all() {
                         let reason = Some(DropReason::Unregistered);

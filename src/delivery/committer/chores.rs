@@ -261,7 +261,8 @@ impl Committer {
                 count("settle");
             }
         }
-        Ok(())
+        // Every settled set is in this commit.
+        self.store.forget_told()
     }
 
     fn is_too_old(&self, broadcast: &Broadcast, now: UnixMillis) -> bool {

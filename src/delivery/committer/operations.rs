@@ -1,17 +1,18 @@
 //! Performing one operation.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use petrel_core::DropReason;
-use petrel_protocol::{MessageId, Ordinal};
+use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 
-use super::super::broadcasts::Broadcast;
+use super::super::broadcasts::{Broadcast, Stage};
 use super::super::durable::trimmed;
 use super::super::operation::Operation;
 use super::super::pending::{Outcome, Pending, Phase};
 use super::{Afterwards, Committer, count, internal};
-use crate::store::{Enqueued, GAP_BIT, Queued, Scan, ScanTerms, StoreError};
+use crate::store::{Enqueued, GAP_BIT, Queued, Scan, ScanTerms, StoreError, TopicGap};
 use crate::telemetry::{self, Metric};
 
 impl Committer {
@@ -68,7 +69,8 @@ impl Committer {
         terms: ScanTerms,
         reply: Box<dyn FnOnce(Option<Scan>) + Send>,
     ) -> Result<(), StoreError> {
-        let scan = self.store.scan(device, terms);
+        let told = self.tell_of_trimmed(device);
+        let scan = told.and_then(|()| self.store.scan(device, terms));
         if let Ok(scan) = &scan {
             for &(_, reason) in &scan.dropped {
                 self.delivery.ledger.drop(reason, 1);
@@ -94,6 +96,40 @@ impl Committer {
             reply(scan);
         }
         error
+    }
+
+    /// Puts gaps for what logs have let go of into the queue of a device that is owed it.
+    fn tell_of_trimmed(&mut self, device: Ordinal) -> Result<(), StoreError> {
+        if !self.is_registered(device) {
+            return Ok(());
+        }
+        let owed = self.delivery.broadcasts.owed_to(device);
+        let trimmed = owed.iter().filter(|b| b.stage() == Stage::Trimmed);
+        let mut gaps: HashMap<(ProjectId, &TopicName), Vec<&Arc<Broadcast>>> = HashMap::new();
+        for broadcast in trimmed {
+            if let Some(topic) = broadcast.topic() {
+                let log = (broadcast.message.project, topic);
+                gaps.entry(log).or_default().push(broadcast);
+            }
+        }
+        for ((project, topic), broadcasts) in gaps {
+            let Some(newest) = broadcasts.iter().map(|b| b.message.id).max() else {
+                continue;
+            };
+            // One that is acked meanwhile is settled by whoever comes first.
+            let settled = broadcasts.iter().filter(|b| b.settle(device));
+            let gap = TopicGap {
+                project,
+                topic: topic.clone(),
+                newest,
+                count: settled.count() as u64,
+            };
+            if gap.count > 0 {
+                self.store.put_topic_gap(device, &gap)?;
+                self.delivery.set_queue(device, true);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a device will still be registered after the next commit.

@@ -13,7 +13,8 @@ use roaring::RoaringBitmap;
 use super::world::{Fate, World, lock};
 use crate::store::{
     Backup, DiskUse, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration,
-    Scan, ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, Unregistered,
+    Scan, ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, TopicGap,
+    Unregistered,
 };
 
 /// The real store over a world that goes on while the store works.
@@ -140,6 +141,15 @@ impl Store for Hooked {
         let scan = self.inner.scan(device, terms);
         self.between();
         scan
+    }
+
+    fn put_topic_gap(&mut self, device: Ordinal, gap: &TopicGap) -> Made<()> {
+        self.between();
+        self.inner.put_topic_gap(device, gap)
+    }
+
+    fn forget_told(&mut self) -> Made<()> {
+        self.inner.forget_told()
     }
 
     fn append(&mut self, message: &Message, targeted: &RoaringBitmap) -> Made<u64> {

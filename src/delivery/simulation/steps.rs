@@ -135,7 +135,7 @@ impl World {
             frames.extend(session.wire.drain(..count));
         }
         for frame in &frames {
-            self.devices[at].receive(frame, self.is_crashing);
+            self.devices[at].receive(frame);
         }
         if let Some(registered) = self.devices[at].registered {
             let evicted = self.evicted.get(&registered.ordinal).copied().unwrap_or(0);

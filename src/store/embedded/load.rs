@@ -46,6 +46,7 @@ impl<M: OrderedMap> Embedded<M> {
             self.load_summaries(&mut loaded)?;
         }
         self.load_broadcasts(&mut loaded)?;
+        self.load_told(&mut loaded)?;
         loaded.queued = self.queues.devices();
         loaded.queued_messages = self.queues.messages();
         if schema != layout::SCHEMA {
@@ -167,6 +168,23 @@ impl<M: OrderedMap> Embedded<M> {
             let owed = targeted - settled.remove(&id).unwrap_or_default();
             self.lose_broadcast(id, &owed)?;
         }
+        Ok(())
+    }
+
+    fn load_told(&mut self, loaded: &mut Loaded) -> Result<(), StoreError> {
+        let Loaded {
+            told, unreadable, ..
+        } = loaded;
+        let mut keys = Vec::new();
+        self.each(layout::TOLD, unreadable, |key, value| {
+            keys.push(key.to_vec());
+            let device = Ordinal(layout::number_at(key, 1)?);
+            let project = ProjectId(layout::number_at(key, 5)?);
+            let topic = TopicName::parse(layout::name_at(key, 9)?).ok()?;
+            told.push((device, project, topic, records::read_id(value)?));
+            Some(())
+        })?;
+        self.told = keys;
         Ok(())
     }
 

@@ -172,6 +172,19 @@ pub(super) const KINDS: &[Kind] = &[
         },
         remedy: Remedy::Remove,
     },
+    Kind {
+        byte: layout::TOLD,
+        name: "told",
+        lengths: NAME_LENGTHS,
+        has_device: true,
+        has_message: false,
+        is_shaped: |key, value| {
+            let topic = layout::name_at(key, 9);
+            topic.is_some_and(|topic| TopicName::parse(topic).is_ok())
+                && records::read_id(value).is_some()
+        },
+        remedy: Remedy::Remove,
+    },
 ];
 
 impl Kind {
