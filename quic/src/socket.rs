@@ -12,7 +12,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use tokio::io::Interest;
 
-use self::syscall::Envelopes;
+use self::syscall::{Envelopes, Source};
 use crate::{
     Ecn, Received,
     out_ring::{Flush, OutRing},
@@ -100,6 +100,11 @@ impl Socket {
         raw.set_recv_buffer_size(wanted.receive_bytes)?;
         raw.set_send_buffer_size(wanted.send_bytes)?;
         raw.set_reuse_port(sharing == Sharing::Joining)?;
+        // Which mark a datagram bears, its transmit says; without one it bears none, whatever the system's default.
+        raw.set_tos_v4(0)?;
+        if addr.is_ipv6() {
+            raw.set_tclass_v6(0)?;
+        }
         raw.bind(&addr.into())?;
         let io = UdpSocket::from(raw);
         let state = UdpSocketState::new((&io).into())?;
@@ -109,7 +114,7 @@ impl Socket {
             io,
             buffers: vec![0; buffer_bytes * BATCH_SIZE].into(),
             buffer_bytes,
-            envelopes: Envelopes::new(),
+            envelopes: Envelopes::new(Source::of(addr.ip())),
             segments_max: state.max_gso_segments(),
             state,
             #[cfg(feature = "sim")]
@@ -357,6 +362,32 @@ mod tests {
             std::slice::from_mut(&mut receiver),
             &[(transmit, contents)],
         );
+    }
+
+    /// A socket of all addresses is told which one to answer from; one of a single address answers from that.
+    #[test]
+    fn datagrams_leave_from_the_address_that_was_asked_for() {
+        let other = Ipv4Addr::new(127, 0, 0, 5);
+        let mut receiver = socket();
+        for (bound, asked, expect) in [
+            (Ipv4Addr::UNSPECIFIED, Some(other), other),
+            (Ipv4Addr::UNSPECIFIED, None, Ipv4Addr::LOCALHOST),
+            (other, Some(other), other),
+            (other, None, other),
+        ] {
+            let mut sender = socket_at(bound.into());
+            let transmit = Transmit {
+                src_ip: asked.map(IpAddr::from),
+                ..to(&receiver, 1)
+            };
+            let mut ring = OutRing::default();
+            ring.payloads().push(7);
+            ring.push(transmit, 1);
+            sender.flush(&mut ring, |sent| assert_eq!(sent, Sent::Yes));
+            let mut got = Vec::new();
+            receiver.receive(|d| got.push(d.remote.ip())).unwrap();
+            assert_eq!(got, [IpAddr::from(expect)], "{bound} {asked:?}");
+        }
     }
 
     #[test]
