@@ -1,6 +1,8 @@
 //! The UDP socket of a shard: many datagrams a system call in, many out.
 
 pub(crate) mod syscall;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{self, IoSliceMut},
@@ -12,7 +14,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 use tokio::io::Interest;
 
-use self::syscall::Envelopes;
+use self::syscall::{Envelopes, Source};
 use crate::{
     Ecn, Received,
     out_ring::{Flush, OutRing},
@@ -38,6 +40,9 @@ pub(crate) struct Socket<Io = UdpSocket> {
     state: UdpSocketState,
     buffers: Box<[u8]>,
     buffer_bytes: usize,
+    /// What the buffers were filled with, and how many of them.
+    meta: [RecvMeta; BATCH_SIZE],
+    filled: usize,
     envelopes: Envelopes,
     /// Datagrams that one message out may hold; 1 from the first time that a device cannot cut it.
     segments_max: usize,
@@ -100,6 +105,11 @@ impl Socket {
         raw.set_recv_buffer_size(wanted.receive_bytes)?;
         raw.set_send_buffer_size(wanted.send_bytes)?;
         raw.set_reuse_port(sharing == Sharing::Joining)?;
+        // Which mark a datagram bears, its transmit says; without one it bears none, whatever the system's default.
+        raw.set_tos_v4(0)?;
+        if addr.is_ipv6() {
+            raw.set_tclass_v6(0)?;
+        }
         raw.bind(&addr.into())?;
         let io = UdpSocket::from(raw);
         let state = UdpSocketState::new((&io).into())?;
@@ -109,7 +119,9 @@ impl Socket {
             io,
             buffers: vec![0; buffer_bytes * BATCH_SIZE].into(),
             buffer_bytes,
-            envelopes: Envelopes::new(),
+            meta: [RecvMeta::default(); BATCH_SIZE],
+            filled: 0,
+            envelopes: Envelopes::new(Source::of(addr.ip())),
             segments_max: state.max_gso_segments(),
             state,
             #[cfg(feature = "sim")]
@@ -142,6 +154,8 @@ impl Socket {
             state: self.state,
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
+            meta: self.meta,
+            filled: self.filled,
             envelopes: self.envelopes,
             segments_max: self.segments_max,
             #[cfg(feature = "sim")]
@@ -186,29 +200,46 @@ impl<Io: AsFd> Socket<Io> {
         self.segments_max
     }
 
-    /// Fetches what has come, at most one batch, and hands out its segments one by one.
+    /// Fetches what has come, at most one batch, for [`hand_out`](Self::hand_out).
     ///
     /// Answers how many buffers were filled; 0 if nothing has come.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Received<'_>)) -> io::Result<usize> {
-        let mut meta = [RecvMeta::default(); BATCH_SIZE];
+    pub(crate) fn fetch(&mut self) -> io::Result<usize> {
+        self.filled = 0;
         let mut buffers = self.buffers.chunks_exact_mut(self.buffer_bytes);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(buffers.next().unwrap_or_default()));
-        let filled = match self.state.recv((&self.io).into(), &mut slices, &mut meta) {
-            Ok(filled) => filled,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock => Ok(0),
-                    // Echoes of datagrams sent earlier, which the transport notices by itself.
-                    io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable => Ok(1),
-                    _ => Err(error),
-                };
+        match (self.state).recv((&self.io).into(), &mut slices, &mut self.meta) {
+            Ok(filled) => {
+                self.filled = filled;
+                Ok(filled)
             }
-        };
-        for (meta, buffer) in meta.iter().zip(&mut slices).take(filled) {
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(0),
+                // Echoes of datagrams sent earlier, which the transport notices by itself.
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable => Ok(1),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Shows the payloads of what was fetched, in order.
+    pub(crate) fn show(&self, mut look: impl FnMut(&[u8])) {
+        let buffers = self.buffers.chunks_exact(self.buffer_bytes);
+        for (meta, buffer) in self.meta.iter().zip(buffers).take(self.filled) {
+            for segment in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                look(segment);
+            }
+        }
+    }
+
+    /// Hands out what was fetched, segment by segment, once.
+    pub(crate) fn hand_out(&mut self, mut take: impl FnMut(Received<'_>)) {
+        let filled = std::mem::take(&mut self.filled);
+        let buffers = self.buffers.chunks_exact_mut(self.buffer_bytes);
+        for (meta, buffer) in self.meta.iter().zip(buffers).take(filled) {
             // A stride of 0 would be an empty datagram, which is no QUIC packet.
             for segment in buffer[..meta.len].chunks_mut(meta.stride.max(1)) {
                 take(Received {
@@ -219,7 +250,6 @@ impl<Io: AsFd> Socket<Io> {
                 });
             }
         }
-        Ok(filled)
     }
 
     /// Sends what waits, without waiting itself; the fate of each message is noted.
@@ -258,168 +288,5 @@ fn ecn_in(ecn: quinn_udp::EcnCodepoint) -> Ecn {
         quinn_udp::EcnCodepoint::Ect0 => Ecn::Ect0,
         quinn_udp::EcnCodepoint::Ect1 => Ecn::Ect1,
         quinn_udp::EcnCodepoint::Ce => Ecn::Ce,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-    use super::*;
-    use crate::Transmit;
-
-    const WANTED: SocketBuffers = SocketBuffers {
-        receive_bytes: 64 << 10,
-        send_bytes: 64 << 10,
-    };
-
-    fn socket_at(ip: IpAddr) -> Socket {
-        Socket::bind((ip, 0).into(), Sharing::Alone, WANTED, 1472).unwrap()
-    }
-
-    fn socket() -> Socket {
-        socket_at(Ipv4Addr::LOCALHOST.into())
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_an_error() {
-        let first = socket();
-        for sharing in [Sharing::Alone, Sharing::Joining] {
-            let error = Socket::bind(first.local_addr().unwrap(), sharing, WANTED, 1472)
-                .err()
-                .unwrap();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        }
-    }
-
-    #[test]
-    fn says_what_the_kernel_granted() {
-        assert_eq!(socket().granted().unwrap(), WANTED);
-    }
-
-    /// Sends transmits in one flush; what arrives at `receivers` must be their segments, in order, with their marks.
-    fn check(sender: &mut Socket, receivers: &mut [Socket], transmits: &[(Transmit, Vec<u8>)]) {
-        let mut ring = OutRing::default();
-        for (transmit, payload) in transmits {
-            ring.payloads().extend_from_slice(payload);
-            ring.push(*transmit, sender.gso_segments_max());
-        }
-        let flush = sender.flush(&mut ring, |sent| assert_eq!(sent, Sent::Yes));
-        assert_eq!(flush, Flush::Done);
-        for receiver in receivers {
-            let to = receiver.local_addr().unwrap();
-            let expect: Vec<_> = transmits
-                .iter()
-                .filter(|(transmit, _)| transmit.destination.port() == to.port())
-                .flat_map(|(transmit, payload)| {
-                    let ecn = transmit.ecn;
-                    transmit.segments(payload).map(move |s| (s.to_vec(), ecn))
-                })
-                .collect();
-            let mut got = Vec::new();
-            let from = sender.local_addr().unwrap().port();
-            // Loopback delivers before the call returns.
-            while receiver
-                .receive(|d| {
-                    assert_eq!(d.remote.port(), from);
-                    got.push((d.payload.to_vec(), d.ecn));
-                })
-                .unwrap()
-                > 0
-            {}
-            assert!(got == expect, "{} of {}", got.len(), expect.len());
-        }
-    }
-
-    fn to(receiver: &Socket, bytes: usize) -> Transmit {
-        Transmit {
-            destination: receiver.local_addr().unwrap(),
-            src_ip: None,
-            ecn: None,
-            segment_size: None,
-            bytes,
-        }
-    }
-
-    #[test]
-    fn segments_come_out_as_they_were_sent() {
-        let (mut sender, mut receiver) = (socket(), socket());
-        assert_eq!(receiver.receive(|_| panic!("nothing was sent")).unwrap(), 0);
-        let contents: Vec<u8> = (0..250u8).collect();
-        let transmit = Transmit {
-            src_ip: Some(Ipv4Addr::LOCALHOST.into()),
-            ecn: Some(Ecn::Ect0),
-            segment_size: (sender.gso_segments_max() > 2).then_some(100),
-            ..to(&receiver, contents.len())
-        };
-        check(
-            &mut sender,
-            std::slice::from_mut(&mut receiver),
-            &[(transmit, contents)],
-        );
-    }
-
-    #[test]
-    fn a_batch_to_many_destinations_arrives_exactly() {
-        let mut sender = socket();
-        let mut receivers: Vec<Socket> = (0..7).map(|_| socket()).collect();
-        let marks = [None, Some(Ecn::Ect0), Some(Ecn::Ect1), Some(Ecn::Ce)];
-        let transmits: Vec<_> = (0..200usize)
-            .map(|n| {
-                let payload = vec![n as u8; 1 + n * 7 % 1472];
-                // Runs of two and three to one destination.
-                let transmit = Transmit {
-                    ecn: marks[n / 3 % 4],
-                    ..to(&receivers[n / 3 % 7], payload.len())
-                };
-                (transmit, payload)
-            })
-            .collect();
-        check(&mut sender, &mut receivers, &transmits);
-    }
-
-    #[test]
-    fn ipv6_and_mapped_ipv4_addresses_carry_marks_as_well() {
-        let mut sender = socket_at(Ipv6Addr::UNSPECIFIED.into());
-        let mut receivers = [socket(), socket_at(Ipv6Addr::LOCALHOST.into())];
-        let mapped = |addr: SocketAddr| match addr.ip() {
-            IpAddr::V4(ip) => (ip.to_ipv6_mapped(), addr.port()).into(),
-            IpAddr::V6(_) => addr,
-        };
-        let transmits: Vec<_> = receivers
-            .iter()
-            .map(|receiver| {
-                let transmit = Transmit {
-                    destination: mapped(receiver.local_addr().unwrap()),
-                    ecn: Some(Ecn::Ce),
-                    ..to(receiver, 3)
-                };
-                (transmit, vec![1, 2, 3])
-            })
-            .collect();
-        check(&mut sender, &mut receivers, &transmits);
-    }
-
-    #[test]
-    fn a_destination_that_cannot_be_reached_takes_no_other_along() {
-        let (mut sender, mut receiver) = (socket(), socket());
-        let mut ring = OutRing::default();
-        for number in 0..9u8 {
-            let mut transmit = to(&receiver, 1);
-            if number % 3 == 1 {
-                // Another family, which this socket cannot send to.
-                transmit.destination = (Ipv6Addr::LOCALHOST, 9).into();
-            }
-            ring.payloads().push(number);
-            ring.push(transmit, 1);
-        }
-        let mut noted = Vec::new();
-        let flush = sender.flush(&mut ring, |sent| noted.push(sent));
-        assert_eq!(flush, Flush::Done);
-        let failed = noted.iter().filter(|sent| **sent == Sent::Failed).count();
-        assert_eq!((noted.len(), failed), (9, 3));
-        let mut got = Vec::new();
-        while receiver.receive(|d| got.push(d.payload[0])).unwrap() > 0 {}
-        assert_eq!(got, [0, 2, 3, 5, 6, 8]);
     }
 }

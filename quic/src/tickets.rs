@@ -6,7 +6,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -23,11 +26,16 @@ const DAY_SECS: u32 = 24 * 60 * 60;
 const DAY_BYTES: usize = 4;
 const HEADER_BYTES: usize = DAY_BYTES + NONCE_LEN;
 
+/// A day, and its key.
+type DayKey = (u32, Arc<LessSafeKey>);
+
 /// Makes and opens tickets.
 pub(crate) struct DayTickets {
     root: hkdf::Prk,
     random: SystemRandom,
     opened: AtomicU64,
+    /// Keys made so far: of the two newest days asked for. Each shard has its own tickets, so that nobody waits for it.
+    recent: Mutex<[Option<DayKey>; 2]>,
 }
 
 impl DayTickets {
@@ -37,6 +45,7 @@ impl DayTickets {
             root: salt.extract(keys.ticket()),
             random: SystemRandom::new(),
             opened: AtomicU64::new(0),
+            recent: Mutex::default(),
         }
     }
 
@@ -45,7 +54,23 @@ impl DayTickets {
         self.opened.load(Ordering::Relaxed)
     }
 
-    fn key(&self, day: u32) -> Option<LessSafeKey> {
+    fn key(&self, day: u32) -> Option<Arc<LessSafeKey>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, key)) = recent.iter().flatten().find(|(of, _)| *of == day) {
+            return Some(Arc::clone(key));
+        }
+        let key = Arc::new(self.derive(day)?);
+        // `None` is below every day.
+        if let Some(oldest) = recent
+            .iter_mut()
+            .min_by_key(|known| known.as_ref().map(|(of, _)| *of))
+        {
+            *oldest = Some((day, Arc::clone(&key)));
+        }
+        Some(key)
+    }
+
+    fn derive(&self, day: u32) -> Option<LessSafeKey> {
         let info = [b"day".as_slice(), &day.to_be_bytes()];
         let okm = self.root.expand(&info, &AES_256_GCM).ok()?;
         Some(LessSafeKey::new(UnboundKey::from(okm)))
@@ -146,6 +171,19 @@ mod tests {
             DayTickets::new(&TransportKeys::generate()).open(20_000, &ticket),
             None
         );
+    }
+
+    /// In any order of days, also of a clock that is set back.
+    #[test]
+    fn every_day_has_its_own_key_however_often_it_was_asked_for() {
+        let keys = TransportKeys::generate();
+        let tickets = DayTickets::new(&keys);
+        for day in [7, 8, 7, 9, 6, 8, 9, 6] {
+            let ticket = tickets.seal(day, b"session").unwrap();
+            let opened = DayTickets::new(&keys).open(day, &ticket);
+            assert_eq!(opened.as_deref(), Some(b"session".as_slice()), "{day}");
+            assert_eq!(tickets.open(day, &ticket), opened, "{day}");
+        }
     }
 
     #[test]

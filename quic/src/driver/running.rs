@@ -95,7 +95,9 @@ impl<A: App> Running<A> {
         } = self;
         let mut received = false;
         for _ in 0..BATCHES_PER_TURN {
-            let filled = socket.receive(|datagram| {
+            let filled = socket.fetch()?;
+            socket.show(|payload| core.foresee(payload));
+            socket.hand_out(|datagram| {
                 // Each one: those that the kernel joined (GRO) have a sender in common, not a connection.
                 if let Some(postbox) = postbox
                     && let Some(owner) = steering::foreign_owner(*shard, datagram.payload)
@@ -104,7 +106,7 @@ impl<A: App> Running<A> {
                 } else {
                     core.handle_datagram(now, datagram);
                 }
-            })?;
+            });
             if filled == 0 {
                 break;
             }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use quinn_proto::crypto::{self, CryptoError};
 
-use super::tap::SharedTap;
+use super::{tap::SharedTap, unpad::unpad};
 use crate::resident::protect::{CONFIDENTIALITY_LIMIT, HeaderKey, PacketKey, TAG_BYTES};
 
 /// Packets that may fail authentication under AES-128-GCM (RFC 9001 §6.6).
@@ -63,6 +63,7 @@ impl crypto::PacketKey for ObservedKey {
         self.tap.lock().opened(self.generation, number, plaintext);
         let length = plaintext.len();
         payload.truncate(length);
+        unpad(payload);
         Ok(())
     }
 

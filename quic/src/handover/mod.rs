@@ -30,6 +30,7 @@ mod session;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod unpad;
 mod watch;
 
 use std::time::Duration;

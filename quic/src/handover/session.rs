@@ -25,6 +25,7 @@ use super::{
     retry,
     secrets::{self, Catcher, TrafficSecrets},
     tap::SharedTap,
+    unpad::UnpaddingKey,
 };
 
 /// The only QUIC version (RFC 9000 §15).
@@ -375,7 +376,7 @@ fn rustls_keys(keys: rustls::quic::Keys) -> Keys {
         },
         packet: KeyPair {
             local: Box::new(keys.local.packet),
-            remote: Box::new(keys.remote.packet),
+            remote: Box::new(UnpaddingKey(keys.remote.packet)),
         },
     }
 }

@@ -157,6 +157,13 @@ impl Active {
         };
     }
 
+    /// See [`Record::touch`](super::Record::touch).
+    pub(super) fn touch(&self) -> u64 {
+        let queue = self.sent.front().map_or(0, |sent| sent.number);
+        let few = u64::from(self.probe_count) ^ u64::from(self.window);
+        self.ack_at.unwrap_or(0) ^ self.blocked_again_at ^ queue ^ few
+    }
+
     /// Whether nothing is under way any more.
     pub(super) fn is_at_rest(&self) -> bool {
         self.send.is_empty()

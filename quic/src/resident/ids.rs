@@ -20,6 +20,9 @@ impl Engine {
 
     /// The peer addresses us by another of our IDs: from now on that is the one in use. Whether it was another.
     pub(super) fn note_local_id(&mut self, record: &mut Record, used: LocalId) -> bool {
+        if used == record.local_id {
+            return false;
+        }
         let cold = &mut record.cold;
         let Some(spare) = cold.spare_local.filter(|spare| spare.id == used) else {
             return false;

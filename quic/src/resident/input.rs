@@ -107,20 +107,21 @@ impl Engine {
         let Some(&used) = packet[1..].first_chunk::<CID_BYTES>() else {
             return Ok(());
         };
-        // The token, if it is a reset, lies where header protection does not reach.
+        // The token, if it is a reset, lies where header protection does not reach. Looked at only if the packet cannot be
+        // opened (RFC 9000 §10.3.1).
         let trailer = packet.last_chunk::<RESET_TOKEN_BYTES>().copied();
-        let is_reset = trailer.filter(|_| packet.len() >= RESET_BYTES_MIN);
-        let is_reset = is_reset.is_some_and(|token| record.is_reset_token(&token));
+        let trailer = trailer.filter(|_| packet.len() >= RESET_BYTES_MIN);
+        let is_reset = |record: &Record| trailer.is_some_and(|token| record.is_reset_token(&token));
         let Some(header) = protect::unmask(&record.rx.header, packet, 1 + CID_BYTES) else {
             let reset = Err(Stop::Closed(CloseReason::Reset));
-            return if is_reset { reset } else { Ok(()) };
+            return if is_reset(record) { reset } else { Ok(()) };
         };
         let number =
             protect::full_number(record.received.largest, header.truncated, header.number_len);
         let (head, body) = packet.split_at_mut(1 + CID_BYTES + header.number_len);
         let Some((phase, plaintext)) = open(record, number, header, head, body) else {
             self.counts.undecryptable += 1;
-            if is_reset {
+            if is_reset(record) {
                 return Err(Stop::Closed(CloseReason::Reset));
             }
             record.cold.forged = record.cold.forged.saturating_add(1);

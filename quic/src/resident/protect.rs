@@ -89,6 +89,10 @@ impl Secret {
 }
 
 impl PacketKey {
+    pub(super) fn touch(&self) -> u8 {
+        self.key[0] ^ self.iv[0]
+    }
+
     fn expanded(&self) -> aead::LessSafeKey {
         let key = aead::UnboundKey::new(&aead::AES_128_GCM, &self.key)
             .expect("the key has the algorithm's length");
@@ -129,6 +133,10 @@ impl PacketKey {
 }
 
 impl HeaderKey {
+    pub(super) fn touch(&self) -> u8 {
+        self.0[0]
+    }
+
     /// Five bytes of mask for a sample (RFC 9001 §5.4.3).
     pub(crate) fn mask(&self, sample: &[u8]) -> [u8; 5] {
         aead::quic::HeaderProtectionKey::new(&aead::quic::AES_128, &self.0)

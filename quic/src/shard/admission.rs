@@ -11,7 +11,7 @@ use super::{ShardCore, connection::Conn, first::First};
 use crate::{ConnId, Engine, Received, Transmit, handover};
 
 /// The bit that distinguishes long headers from short ones (RFC 9000 §17.2).
-const LONG_HEADER: u8 = 0x80;
+pub(super) const LONG_HEADER: u8 = 0x80;
 
 impl ShardCore {
     /// Takes one datagram.

@@ -9,6 +9,7 @@ mod resident;
 mod routes;
 pub(crate) mod setup;
 mod steering;
+mod timers;
 mod turn;
 
 use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc, time::Instant};

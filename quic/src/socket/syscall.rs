@@ -3,11 +3,9 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, BorrowedFd},
 };
-
-use socket2::SockAddr;
 
 use crate::{Ecn, Transmit, out_ring::MESSAGES_MAX};
 
@@ -34,18 +32,22 @@ struct Control {
 }
 
 impl Control {
-    fn of(transmit: &Transmit) -> Self {
+    /// Only what the socket does not do by itself: up to 36 bytes the kernel keeps on its stack, more it allocates for each
+    /// datagram (`____sys_sendmsg` in the kernel's `net/socket.c`), and none it need not look at.
+    fn of(transmit: &Transmit, source: Source) -> Self {
         let mut control = Self {
             data: [0; CONTROL_BYTES_MAX],
             bytes: 0,
         };
-        // Always said, because the socket's own default is nobody's decision.
-        let mark = ecn_bits(transmit.ecn).to_ne_bytes();
-        // An IPv6 socket reaches IPv4 by mapped addresses, and marks such packets by the option of IPv4.
-        if transmit.destination.ip().to_canonical().is_ipv4() {
-            control.push(libc::IPPROTO_IP, libc::IP_TOS, &mark);
-        } else {
-            control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &mark);
+        // The socket marks nothing.
+        if let Some(mark) = transmit.ecn {
+            let mark = ecn_bits(mark).to_ne_bytes();
+            // An IPv6 socket reaches IPv4 by mapped addresses, and marks such packets by the option of IPv4.
+            if transmit.destination.ip().to_canonical().is_ipv4() {
+                control.push(libc::IPPROTO_IP, libc::IP_TOS, &mark);
+            } else {
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &mark);
+            }
         }
         // One segment need not be cut, and some devices object to being asked (udp(7), `UDP_SEGMENT`).
         if transmit.datagrams() > 1
@@ -53,7 +55,7 @@ impl Control {
         {
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
         }
-        match transmit.src_ip {
+        match transmit.src_ip.filter(|_| source == Source::Any) {
             None => {}
             // `struct in_pktinfo`: interface (any), the address to send from, and one that is only told (ip(7)).
             Some(IpAddr::V4(ip)) => {
@@ -87,24 +89,92 @@ impl Control {
 }
 
 /// The two low bits of the type-of-service byte (RFC 3168 §5).
-fn ecn_bits(ecn: Option<Ecn>) -> libc::c_int {
+fn ecn_bits(ecn: Ecn) -> libc::c_int {
     match ecn {
-        None => 0b00,
-        Some(Ecn::Ect1) => 0b01,
-        Some(Ecn::Ect0) => 0b10,
-        Some(Ecn::Ce) => 0b11,
+        Ecn::Ect1 => 0b01,
+        Ecn::Ect0 => 0b10,
+        Ecn::Ce => 0b11,
+    }
+}
+
+/// Which addresses a socket sends from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The one that it is bound to.
+    Bound,
+    /// All of the machine's: which one, each datagram says.
+    Any,
+}
+
+impl Source {
+    /// Of a socket that is bound to this address.
+    pub(crate) fn of(bound: IpAddr) -> Self {
+        if bound.is_unspecified() {
+            Self::Any
+        } else {
+            Self::Bound
+        }
+    }
+}
+
+/// A destination, as the kernel reads it, in as little room as it takes.
+enum Name {
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
+}
+
+impl Name {
+    fn of(addr: SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(addr) => Self::V4(libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: addr.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(addr.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            }),
+            SocketAddr::V6(addr) => Self::V6(libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as _,
+                sin6_port: addr.port().to_be(),
+                // In the order of the network, as the standard library has it.
+                sin6_flowinfo: addr.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: addr.ip().octets(),
+                },
+                sin6_scope_id: addr.scope_id(),
+            }),
+        }
+    }
+
+    fn as_ptr(&self) -> *const libc::c_void {
+        match self {
+            Self::V4(name) => std::ptr::from_ref(name).cast(),
+            Self::V6(name) => std::ptr::from_ref(name).cast(),
+        }
+    }
+
+    fn len(&self) -> libc::socklen_t {
+        let bytes = match self {
+            Self::V4(name) => size_of_val(name),
+            Self::V6(name) => size_of_val(name),
+        };
+        bytes as libc::socklen_t
     }
 }
 
 /// Addresses and control messages of one batch, allocated once.
 pub(crate) struct Envelopes {
-    names: Vec<SockAddr>,
+    source: Source,
+    names: Vec<Name>,
     controls: Vec<Control>,
 }
 
 impl Envelopes {
-    pub(crate) fn new() -> Self {
+    /// For a socket that marks no datagram by itself.
+    pub(crate) fn new(source: Source) -> Self {
         Self {
+            source,
             names: Vec::with_capacity(MESSAGES_MAX),
             controls: Vec::with_capacity(MESSAGES_MAX),
         }
@@ -125,8 +195,8 @@ impl Envelopes {
         self.names.clear();
         self.controls.clear();
         for (transmit, _) in messages.clone() {
-            self.names.push(transmit.destination.into());
-            self.controls.push(Control::of(transmit));
+            self.names.push(Name::of(transmit.destination));
+            self.controls.push(Control::of(transmit, self.source));
         }
         self.call(socket, messages.map(|(_, payload)| payload))
     }
@@ -230,7 +300,7 @@ mod tests {
             segment_size: Some(0x0102),
             bytes: 1000,
         };
-        let control = Control::of(&transmit);
+        let control = Control::of(&transmit, Source::Any);
         assert_eq!(control.bytes, CONTROL_BYTES_MAX);
         let at_offset = std::mem::offset_of!(libc::cmsghdr, cmsg_level);
         assert_eq!(at_offset, size_of::<usize>());
@@ -263,5 +333,58 @@ mod tests {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info),
         ];
         assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn nothing_is_said_that_the_socket_does_by_itself() {
+        let plain = Transmit {
+            destination: "127.0.0.1:1".parse().unwrap(),
+            src_ip: Some("127.0.0.1".parse().unwrap()),
+            ecn: None,
+            segment_size: None,
+            bytes: 1000,
+        };
+        let marked = Transmit {
+            ecn: Some(Ecn::Ect0),
+            ..plain
+        };
+        let info = space(size_of::<libc::in_pktinfo>());
+        let mark = space(size_of::<libc::c_int>());
+        for (transmit, source, bytes) in [
+            (plain, Source::Bound, 0),
+            (plain, Source::Any, info),
+            (marked, Source::Bound, mark),
+            (marked, Source::Any, mark + info),
+        ] {
+            assert_eq!(Control::of(&transmit, source).bytes, bytes);
+        }
+        assert!(info <= 36, "more the kernel would allocate");
+    }
+
+    /// The system's own words for the same addresses.
+    #[test]
+    fn names_are_those_of_the_system() {
+        for text in ["127.0.0.1:4433", "[2001:db8::1]:65535", "[fe80::1%3]:9"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            let expect = socket2::SockAddr::from(addr);
+            let name = Name::of(addr);
+            assert_eq!(name.len(), expect.len());
+            match name {
+                Name::V4(name) => {
+                    assert_eq!(i32::from(name.sin_family), libc::AF_INET);
+                    let ip = name.sin_addr.s_addr.to_ne_bytes();
+                    let found = (ip, u16::from_be(name.sin_port)).into();
+                    assert_eq!(expect.as_socket(), Some(found));
+                }
+                Name::V6(name) => {
+                    assert_eq!(i32::from(name.sin6_family), libc::AF_INET6);
+                    let ip = name.sin6_addr.s6_addr.into();
+                    let port = u16::from_be(name.sin6_port);
+                    let (flow, scope) = (name.sin6_flowinfo, name.sin6_scope_id);
+                    let found = std::net::SocketAddrV6::new(ip, port, flow, scope);
+                    assert_eq!(expect.as_socket(), Some(found.into()));
+                }
+            }
+        }
     }
 }
