@@ -358,7 +358,7 @@ async fn damaged_files_have_a_clear_outcome() {
             failed(
                 &petrel(&data_dir, arguments),
                 1,
-                &["db failed", "backup", "petrel store import"],
+                &["damaged", "backup", "petrel store import"],
             );
         }
         assert_eq!(

@@ -46,7 +46,7 @@ pub use self::ordered::{Change, Durability, OrderedMap, Pair};
 pub use self::reopening::Reopening;
 pub use self::set_aside::{guarded, set_aside};
 pub use self::sled::SledMap;
-pub use self::witness::{Mark, OnLoss, Witnessed, mark_path};
+pub use self::witness::{Mark, OnLoss, Witnessed, loss, mark_path};
 
 /// What can go wrong in a store. Logged where it is handled; publishers see an internal error.
 #[derive(Debug, thiserror::Error)]

@@ -107,6 +107,52 @@ pub enum OnLoss {
     },
 }
 
+/// What a database has lost, by its witness; `None` for one that is whole.
+///
+/// # Errors
+/// As [`Witnessed::new`], [`StoreError::Lost`] excepted.
+pub fn loss(map: &dyn OrderedMap, db: &Path) -> Result<Option<StoreError>, StoreError> {
+    let (known, found) = compare(map, db)?;
+    Ok(loss_of(&known, &found, db))
+}
+
+/// What the witness knows, and what is found.
+fn compare(map: &dyn OrderedMap, db: &Path) -> Result<(Mark, Mark), StoreError> {
+    let number = |name| -> Result<Option<u64>, StoreError> {
+        let value = map.get(&layout::meta(name))?;
+        Ok(value.as_deref().and_then(sealed))
+    };
+    let small = |number: Option<u64>| u32::try_from(number.unwrap_or(0)).unwrap_or(u32::MAX);
+    let schema = small(number("schema")?);
+    if schema > layout::SCHEMA {
+        return Err(StoreError::NewerSchema {
+            found: schema,
+            known: layout::SCHEMA,
+        });
+    }
+    let found = Mark {
+        epoch: small(number("epoch")?),
+        ordinals_end: small(number("next_ordinal")?),
+        commits: number("commits")?.unwrap_or(0),
+    };
+    let known = Mark::read(db).map_err(|source| StoreError::Engine {
+        path: mark_path(db),
+        source: source.into(),
+    })?;
+    Ok((known.unwrap_or_default(), found))
+}
+
+fn loss_of(known: &Mark, found: &Mark, db: &Path) -> Option<StoreError> {
+    // The second where no commit was witnessed: there were devices, and there is not even an epoch.
+    let has_lost = found.commits < known.commits
+        || (found.epoch == 0 && found.ordinals_end < known.ordinals_end);
+    has_lost.then(|| StoreError::Lost {
+        path: db.to_owned(),
+        found: found.commits,
+        known: known.commits,
+    })
+}
+
 /// An engine with its witness.
 pub struct Witnessed<M> {
     map: M,
@@ -124,39 +170,17 @@ impl<M: OrderedMap> Witnessed<M> {
     /// [`StoreError::Lost`] if it lost commits, [`StoreError::NewerSchema`] as loading it says it, and
     /// [`StoreError::Engine`] if the witness cannot be read or written. Nothing was changed then.
     pub fn new(map: M, db: &Path, on_loss: OnLoss) -> Result<Self, StoreError> {
+        let (known, found) = compare(&map, db)?;
+        let commits = found.commits;
+        if on_loss == OnLoss::Refuse
+            && let Some(lost) = loss_of(&known, &found, db)
+        {
+            return Err(lost);
+        }
         let failed = |source: io::Error| StoreError::Engine {
             path: mark_path(db),
             source: source.into(),
         };
-        let number = |name| -> Result<u64, StoreError> {
-            let value = map.get(&layout::meta(name))?;
-            Ok(value.as_deref().and_then(sealed).unwrap_or(0))
-        };
-        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let schema = small(number("schema")?);
-        if schema > layout::SCHEMA {
-            return Err(StoreError::NewerSchema {
-                found: schema,
-                known: layout::SCHEMA,
-            });
-        }
-        let commits = number("commits")?;
-        let found = Mark {
-            epoch: small(number("epoch")?),
-            ordinals_end: small(number("next_ordinal")?),
-            commits,
-        };
-        let known = Mark::read(db).map_err(failed)?.unwrap_or_default();
-        // The second where no commit was witnessed: there were devices, and there is not even a schema.
-        let has_lost =
-            commits < known.commits || (schema == 0 && found.ordinals_end < known.ordinals_end);
-        if has_lost && on_loss == OnLoss::Refuse {
-            return Err(StoreError::Lost {
-                path: db.to_owned(),
-                found: commits,
-                known: known.commits,
-            });
-        }
         let file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -36,7 +36,10 @@ pub(super) fn run(place: &Place, repair: bool, json: bool) -> Result<(), Failure
     let stopped = Stopped::take(&place.config()?)?;
     let mut map = stopped.open_store()?;
     let progress = Progress::new("checked");
-    let report = maintenance::check(&*map, &mut |seen| progress.set(seen))?;
+    let mut report = maintenance::check(&*map, &mut |seen| progress.set(seen))?;
+    if let Some(lost) = stopped.loss(&*map)? {
+        report.problem(lost);
+    }
     drop(progress);
     let repaired = match repair && report.bad > 0 {
         true => Some(repair_into(&stopped, &mut *map)?),

@@ -116,13 +116,27 @@ impl Stopped {
         if !db.is_dir() {
             return Err(MaintenanceError::NoStore(self.path().to_owned()).into());
         }
-        self.open(&db).map_err(|error| {
+        let map = self.open(&db).map_err(|error| {
             Failure::new(format!(
                 "{error}. If its files are damaged: keep {}, move it away, and put a backup in its place or run \
                  `petrel store import` with an export",
                 db.display()
             ))
-        })
+        })?;
+        if let Some(lost) = self.loss(&*map)? {
+            say(&lost);
+        }
+        Ok(map)
+    }
+
+    /// What the store has lost, if its witness saw more.
+    pub(super) fn loss(&self, map: &dyn OrderedMap) -> Result<Option<String>, Failure> {
+        let db = self.data_dir.db();
+        // A backup in its place begins a new life with its first start.
+        let lost = crate::store::loss(map, &db)
+            .map_err(|error| Failure::new(error.to_string()))?
+            .filter(|_| !maintenance::is_restored(map));
+        Ok(lost.map(|lost| lost.to_string()))
     }
 }
 

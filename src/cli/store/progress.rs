@@ -49,7 +49,7 @@ impl Drop for Progress {
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
-    let mut tenths = bytes.saturating_mul(10);
+    let mut tenths = u128::from(bytes) * 10;
     while tenths >= 10_240 && unit + 1 < UNITS.len() {
         tenths = (tenths + 512) / 1024;
         unit += 1;
@@ -85,7 +85,7 @@ mod tests {
             (1024, "1.0 KiB"),
             (1536, "1.5 KiB"),
             (5 << 20, "5.0 MiB"),
-            (u64::MAX, "1677721.6 TiB"),
+            (u64::MAX, "16777216.0 TiB"),
         ] {
             assert_eq!(size(bytes), expect);
         }

@@ -126,7 +126,11 @@ impl Committer {
             };
             if gap.count > 0 {
                 self.store.put_topic_gap(device, &gap)?;
+                // At once, for whoever scans meanwhile; and in the order of operations, because a settlement in this
+                // very group may have emptied the queue.
                 self.delivery.set_queue(device, true);
+                let delivery = Arc::clone(&self.delivery);
+                self.after(move || delivery.set_queue(device, true));
             }
         }
         Ok(())

@@ -43,7 +43,8 @@ impl CheckReport {
         self.bad == 0 && self.mismatches == 0
     }
 
-    pub(super) fn problem(&mut self, problem: String) {
+    /// Adds something that does not fit together.
+    pub fn problem(&mut self, problem: String) {
         self.mismatches += 1;
         if self.problems.len() < LISTED_MAX {
             self.problems.push(problem);

@@ -97,6 +97,13 @@ pub fn begin_life_if_restored(
     Ok(Some(epoch))
 }
 
+/// Whether a store is a backup that was never served.
+#[must_use]
+pub fn is_restored(map: &dyn OrderedMap) -> bool {
+    map.get(&layout::meta(RESTORED))
+        .is_ok_and(|found| found.is_some())
+}
+
 /// Whether a pair belongs to one place only and is not exported.
 pub(super) fn is_marker(key: &[u8]) -> bool {
     key == layout::meta(RESTORED)

@@ -31,7 +31,7 @@ pub use self::error::MaintenanceError;
 pub use self::export::{ExportHeader, Exported, export};
 pub use self::import::{ImportTerms, Imported, import};
 pub use self::kinds::Remedy;
-pub use self::life::begin_life_if_restored;
+pub use self::life::{begin_life_if_restored, is_restored};
 pub use self::place::{BackupPlace, copy_stopped, directory_bytes, require_space};
 pub use self::swap::{Interrupted, finish_interrupted_compaction};
 pub use self::usage::{KindUsage, ProjectUsage, Usage, usage};

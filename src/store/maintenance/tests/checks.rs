@@ -121,16 +121,19 @@ fn what_is_left_to_the_broker_becomes_a_gap() {
 
 #[test]
 fn what_does_not_fit_together_is_found() {
-    let check_without = |key: Vec<u8>, expect: &str| {
+    let check_without_all = |keys: &[Vec<u8>], expect: &str| {
         let mut map = MemoryMap::default();
         fill(map.clone());
-        map.write(&[(key, None)]).unwrap();
+        let changes: Vec<_> = keys.iter().map(|key| (key.clone(), None)).collect();
+        map.write(&changes).unwrap();
         let report = checked(&map);
         assert_eq!(report.bad, 0);
         let problems = report.problems.join("\n");
         assert!(problems.contains(expect), "{expect}: {problems}");
     };
-    check_without(layout::journal(0), "device 1 has no summary");
+    let check_without = |key: Vec<u8>, expect: &str| check_without_all(&[key], expect);
+    let summaries = [layout::summaries(0), layout::journal(0)];
+    check_without_all(&summaries, "device 1 has no summary");
     check_without(
         layout::queue(Ordinal(2), id(22)),
         "the summary of device 2 says",

@@ -11,7 +11,7 @@ use roaring::RoaringBitmap;
 
 use super::*;
 use crate::store::{
-    Embedded, GAP_BIT, MemoryMap, NewRegistration, Pair, ScanTerms, SledMap, Store,
+    Embedded, GAP_BIT, MemoryMap, NewRegistration, Pair, ScanTerms, SledMap, Store, TopicGap,
 };
 
 mod backups;
@@ -90,6 +90,22 @@ fn fill(map: impl OrderedMap) {
         .unwrap();
     store.reserve(500).unwrap();
     store.save_time(NOW).unwrap();
+    // Queues that come and go, enough for a chunk of summaries, and a gap that was told and acked.
+    for device in (100..400).map(Ordinal) {
+        let message = message(project, device, 60);
+        store
+            .enqueue(device, &message, Platform::Android, limits, NOW)
+            .unwrap();
+        store.settle(device, id(60)).unwrap();
+    }
+    let gap = TopicGap {
+        project,
+        topic: TopicName::parse("news").unwrap(),
+        newest: id(40),
+        count: 1,
+    };
+    store.put_topic_gap(Ordinal(0), &gap).unwrap();
+    assert!(store.settle(Ordinal(0), id(40 | GAP_BIT)).unwrap());
     store.commit().unwrap();
 }
 
