@@ -14,7 +14,7 @@ mod shards;
 mod store_desk;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -47,6 +47,12 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the server certificate is looked at.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What the admin port looks into, once it is there.
+struct Inside {
+    delivery: Arc<Delivery>,
+    gauges: Gauges,
+}
 
 /// A running broker.
 pub struct Broker {
@@ -103,6 +109,28 @@ impl Broker {
             ],
         );
 
+        // The admin port first, so that an operator sees a start that takes long.
+        let readiness = Arc::new(Readiness::new());
+        let drain_asked = Arc::new(Notify::new());
+        let inside = Arc::new(OnceLock::new());
+        let store_desk = StoreDesk::new(Arc::clone(&inside), data_dir.path(), config.store.engine);
+        let (stop_admin, admin_stopped) = watch::channel(false);
+        // It ends with its sender, should the start fail.
+        let admin = tokio::spawn(api::serve(
+            admin,
+            None,
+            admin_router(
+                &keyring,
+                metrics,
+                &readiness,
+                Arc::clone(&inside),
+                store_desk,
+                &drain_asked,
+            )?,
+            ServerSettings::new(64),
+            admin_stopped,
+        ));
+
         let (mut store, loaded) = open_store(&config, &data_dir, keyring.clone(), loss).await?;
         let projects = intern_projects(&config, demo.as_ref(), &mut *store)?;
         let sealer = sealer(&keyring)?;
@@ -130,8 +158,6 @@ impl Broker {
         };
         let shards = shards.start(shard_settings, &delivery, &sequencer)?;
 
-        let readiness = Arc::new(Readiness::new());
-        let drain_asked = Arc::new(Notify::new());
         let permits = Arc::new(Semaphore::new(config.http.permits));
         let gauges = Gauges::new(
             Arc::clone(&delivery),
@@ -139,10 +165,12 @@ impl Broker {
             Arc::clone(&permits),
             config.http.permits,
         );
-        let store_desk =
-            StoreDesk::new(Arc::clone(&delivery), data_dir.path(), config.store.engine);
+        // Set once, here.
+        let _ = inside.set(Inside {
+            delivery: Arc::clone(&delivery),
+            gauges,
+        });
         let (stop_servers, stopped) = watch::channel(false);
-        let (stop_admin, admin_stopped) = watch::channel(false);
         let clock_of = Arc::clone(&delivery);
         let router = api::router(ApiState {
             publisher: Arc::new(Publisher::new(Arc::clone(&delivery), sequencer)),
@@ -167,20 +195,6 @@ impl Broker {
             )),
             tokio::spawn(api::serve(https, Some(tls), router, http_settings, stopped)),
         ];
-        let admin = tokio::spawn(api::serve(
-            admin,
-            None,
-            admin_router(
-                &keyring,
-                metrics,
-                &readiness,
-                gauges,
-                store_desk,
-                &drain_asked,
-            )?,
-            ServerSettings::new(64),
-            admin_stopped,
-        ));
         let chores = vec![
             tokio::spawn(watch_clock(Arc::clone(&delivery))),
             tokio::spawn(renew_certificate(Arc::clone(&certificate))),
@@ -296,7 +310,7 @@ fn admin_router(
     keyring: &Keyring,
     metrics: MetricsHandle,
     readiness: &Arc<Readiness>,
-    gauges: Gauges,
+    inside: Arc<OnceLock<Inside>>,
     store: StoreDesk,
     drain_asked: &Arc<Notify>,
 ) -> Result<axum::Router, StartError> {
@@ -304,7 +318,11 @@ fn admin_router(
     Ok(api::admin_router(AdminState {
         readiness: Arc::clone(readiness),
         metrics,
-        refresh: Arc::new(move || gauges.refresh()),
+        refresh: Arc::new(move || {
+            if let Some(inside) = inside.get() {
+                inside.gauges.refresh();
+            }
+        }),
         drain: Arc::new(move || drain_asked.notify_one()),
         store: Arc::new(store),
         key: AdminKey::new(keyring.admin()?.expose()),

@@ -27,7 +27,7 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin port asks of the store.
 pub trait StoreAdmin: Send + Sync {
-    /// Sizes; `None` while the broker ends.
+    /// Sizes; `None` while the broker starts or ends.
     fn stats(&self) -> Later<'_, Option<Value>>;
 
     /// Begins a backup into a directory that does not exist yet; returns its state once it is under way.
@@ -57,7 +57,7 @@ pub(super) async fn stats(State(state): State<AdminState>) -> Response {
         Some(stats) => json(StatusCode::OK, &stats),
         None => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "draining: the broker is shutting down\n",
+            "the broker is starting or shutting down: its store cannot be asked now\n",
         )
             .into_response(),
     }

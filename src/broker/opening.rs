@@ -1,7 +1,9 @@
 //! Opening the store at the start, and what happens when it is damaged.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::StartError;
 use super::parts::wall_now;
@@ -32,7 +34,12 @@ struct Place {
     db: PathBuf,
     cache_bytes: u64,
     durability: Durability,
+    /// Pairs that were read.
+    read: Arc<AtomicU64>,
 }
+
+/// How often a start that takes long says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Opens and reads the store on a thread that may block.
 pub(super) async fn open_store(
@@ -50,10 +57,12 @@ pub(super) async fn open_store(
             config::Durability::Process => Durability::Process,
             config::Durability::Fast => Durability::Fast,
         },
+        read: Arc::default(),
     };
+    let read = Arc::clone(&place.read);
+    let began = Instant::now();
     let directory = data_dir.path().to_owned();
-    let opened = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
+    let mut opened = tokio::task::spawn_blocking(move || {
         let interrupted = maintenance::finish_interrupted_compaction(&directory)?;
         if interrupted != Interrupted::Nothing {
             tracing::warn!(
@@ -67,12 +76,28 @@ pub(super) async fn open_store(
             queued = loaded.queued_messages,
             broadcasts = loaded.broadcasts.len(),
             unreadable = loaded.unreadable,
-            took = ?started.elapsed(),
+            took = ?began.elapsed(),
             "the store is open"
         );
         Ok((store, loaded))
     });
-    opened.await.map_err(|_| StartError::Panicked)?
+    loop {
+        match tokio::time::timeout(PROGRESS_INTERVAL, &mut opened).await {
+            Ok(opened) => return opened.map_err(|_| StartError::Panicked)?,
+            Err(_) => tell_progress(read.load(Ordering::Relaxed), began.elapsed()),
+        }
+    }
+}
+
+fn tell_progress(read: u64, elapsed: Duration) {
+    if read == 0 {
+        tracing::info!(
+            ?elapsed,
+            "the store is being opened: its engine reads what was written since the last start"
+        );
+    } else {
+        tracing::info!(?elapsed, values = read, "the store is being read");
+    }
 }
 
 impl Place {
@@ -144,6 +169,7 @@ impl Place {
             db,
             cache_bytes,
             durability,
+            read: counter,
         } = self.clone();
         let epoch = match on_loss {
             OnLoss::Refuse => new_epoch(),
@@ -170,7 +196,11 @@ impl Place {
                 });
                 Witnessed::new(map, &db, on_loss)
             })?;
-            read(Embedded::new(map, epoch).with_durability(durability))
+            read(
+                Embedded::new(map, epoch)
+                    .with_durability(durability)
+                    .counting(counter),
+            )
         })
     }
 }

@@ -3,10 +3,11 @@
 //! A backup is copied by the store's own thread, a few hundred pairs between two operations, and finished here.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::Inside;
 use super::opening::new_epoch;
 use crate::api::{BackupRefusal, Later, StoreAdmin};
 use crate::config::StoreEngine;
@@ -22,7 +23,7 @@ const BACKUP_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Answers for the store.
 pub(super) struct StoreDesk {
-    delivery: Arc<Delivery>,
+    inside: Arc<OnceLock<Inside>>,
     data_dir: PathBuf,
     engine: StoreEngine,
     state: Arc<Mutex<State>>,
@@ -38,9 +39,9 @@ enum State {
 }
 
 impl StoreDesk {
-    pub(super) fn new(delivery: Arc<Delivery>, data_dir: &Path, engine: StoreEngine) -> Self {
+    pub(super) fn new(inside: Arc<OnceLock<Inside>>, data_dir: &Path, engine: StoreEngine) -> Self {
         Self {
-            delivery,
+            inside,
             data_dir: data_dir.to_owned(),
             engine,
             state: Arc::default(),
@@ -55,8 +56,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl StoreAdmin for StoreDesk {
     fn stats(&self) -> Later<'_, Option<Value>> {
         Box::pin(async {
-            let (stats, disk) = self
-                .delivery
+            let delivery = &self.inside.get()?.delivery;
+            let (stats, disk) = delivery
                 .ask_store(|store| (store.stats(), store.disk_use()))
                 .await?;
             Some(json!({
@@ -67,16 +68,20 @@ impl StoreAdmin for StoreDesk {
                 "written_bytes": stats.bytes_written,
                 "queued_messages": stats.queued_messages,
                 "queued_bytes": stats.queued_bytes,
-                "broadcast_bytes": self.delivery.held().1,
-                "owed": self.delivery.balance().owed,
-                "registrations": self.delivery.directory().size().0,
-                "operations_waiting": self.delivery.operations_waiting(),
+                "broadcast_bytes": delivery.held().1,
+                "owed": delivery.balance().owed,
+                "registrations": delivery.directory().size().0,
+                "operations_waiting": delivery.operations_waiting(),
             }))
         })
     }
 
     fn begin_backup(&self, directory: PathBuf) -> Later<'_, Result<Value, BackupRefusal>> {
         Box::pin(async move {
+            let Some(inside) = self.inside.get() else {
+                let problem = "the broker is starting; begin the backup when it is ready";
+                return Err(BackupRefusal::Directory(problem.into()));
+            };
             {
                 let mut state = lock(&self.state);
                 if matches!(*state, State::Copying(..)) {
@@ -94,7 +99,7 @@ impl StoreAdmin for StoreDesk {
             };
             tracing::info!(directory = %directory.display(), "a backup has begun");
             let run = run(
-                Arc::clone(&self.delivery),
+                Arc::clone(&inside.delivery),
                 self.data_dir.clone(),
                 Arc::clone(&self.state),
                 place,

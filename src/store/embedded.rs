@@ -6,6 +6,11 @@ pub(super) mod sets;
 mod summaries;
 pub(super) mod waiting;
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use petrel_core::queue::Limits;
 use petrel_core::{Day, DropReason, Message, UnixMillis, decode_message, encode_message};
 use petrel_protocol::session::Attributes;
@@ -24,9 +29,6 @@ use super::{
 use self::summaries::Summaries;
 use self::waiting::Queues;
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
-
 /// A store on one machine: sled, or memory.
 pub struct Embedded<M> {
     map: Staged<M>,
@@ -43,6 +45,8 @@ pub struct Embedded<M> {
     open_gaps: HashMap<Ordinal, MessageId>,
     new_epoch: u32,
     durability: Durability,
+    /// Pairs that the load has read.
+    read: Arc<AtomicU64>,
 }
 
 impl<M: OrderedMap> Embedded<M> {
@@ -62,7 +66,14 @@ impl<M: OrderedMap> Embedded<M> {
             open_gaps: HashMap::new(),
             new_epoch: new_epoch.max(1),
             durability: Durability::Durable,
+            read: Arc::default(),
         }
+    }
+
+    /// The same, counting the pairs that [`Store::load`] has read, for whoever waits.
+    #[must_use]
+    pub fn counting(self, read: Arc<AtomicU64>) -> Self {
+        Self { read, ..self }
     }
 
     /// The same with commits that survive what the level says; [`Durability::Durable`] otherwise.

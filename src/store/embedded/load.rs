@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use petrel_core::{DropReason, UnixMillis, decode_message};
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
@@ -70,6 +71,7 @@ impl<M: OrderedMap> Embedded<M> {
     ) -> Result<(), StoreError> {
         let (from, to) = layout::kind_range(kind);
         self.map.visit(&from, &to, |key, value| {
+            self.read.fetch_add(1, Ordering::Relaxed);
             if visitor(key, value).is_none() {
                 tracing::warn!(kind = %char::from(kind), "a stored value is unreadable and is left out");
                 *unreadable += 1;
