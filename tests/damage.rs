@@ -402,3 +402,82 @@ async fn a_database_without_permission_is_not_damaged() {
     let start = Start::on(&copy, &[]);
     start.check(&copy, "with permission");
 }
+
+/// Publishers are refused before the disk is full; devices go on, and with room again so do publishers.
+#[tokio::test]
+async fn on_a_disk_that_is_nearly_full_publishers_wait_and_devices_go_on() {
+    let mut broker = Broker::start();
+    let mut device = RawDevice::register(&broker).await;
+    let api = Api::new(&broker);
+    let message = |n: u32| json!({ "data": { "n": n.to_string() } });
+    for n in 0..3 {
+        api.publish_token(&device.token, message(n)).await.id();
+    }
+    device.take(1).await;
+    let hello = device.hello();
+    device.wire.hang_up().await;
+    // More than any disk of a test has.
+    broker.options.config = "[store]\ndisk_reserve = \"1024GiB\"\n".into();
+    broker.restart();
+    let api = Api::new(&broker);
+    let refused = common::eventually("a refusal", async || {
+        let answer = api.publish_token(&hello.token, message(3)).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (503, "DISK_FULL")
+    );
+    assert_eq!(
+        api.publish_topic("news", message(4)).await.reason(),
+        "DISK_FULL"
+    );
+    let mut device = RawDevice::greet(&broker, hello.clone()).await;
+    assert_eq!(device.take(2).await, ["1", "2"]);
+    assert_eq!(device.subscribe("news").await, Ok(()));
+    // What goes now or never takes no room.
+    let now = json!({ "data": { "n": "5" }, "petrel": { "ttl": "0s" } });
+    api.publish_token(&hello.token, now).await.id();
+    device.wire.hang_up().await;
+
+    broker.options.config = String::new();
+    broker.restart();
+    let api = Api::new(&broker);
+    api.publish_token(&hello.token, message(6)).await.id();
+    let mut device = RawDevice::greet(&broker, hello).await;
+    let last = device.take(1).await;
+    assert!(last == ["6"] || last == ["3"], "{last:?}");
+}
+
+/// A project has bounds of its own: refuse where the others evict.
+#[tokio::test]
+async fn a_project_with_a_policy_of_its_own_is_served_by_it() {
+    let key = "test-api-key-not-secret";
+    let app = "test-app-key-not-secret";
+    let broker = Broker::with_config(&format!(
+        "[queue]\nmessages_max = 1\n[projects.strict]\napi_keys = [\"{key}\"]\napp_keys = [\"{app}\"]\n\
+         queue_messages_max = 2\nqueue_policy = \"refuse\"\n"
+    ));
+    let register = petrel_protocol::wire::Register {
+        project: "strict".into(),
+        app_key: app.into(),
+        ..RawDevice::registration(&broker)
+    };
+    let device = RawDevice::register_as(&broker, register).await;
+    let token = device.token.clone();
+    device.wire.hang_up().await;
+    let api = Api::with_keys(&broker, "strict", key);
+    let message = |n: u32| json!({ "data": { "n": n.to_string() } });
+    common::eventually("its queue is full", async || {
+        let answer = api.publish_token(&token, message(1)).await;
+        (answer.status == 429).then_some(answer.reason())
+    })
+    .await;
+    let refused = api.publish_token(&token, message(2)).await;
+    assert_eq!(refused.reason(), "QUEUE_FULL");
+    assert_eq!(
+        api.metric("petrel_store_queued_bytes", "").await as u64 / 300,
+        0
+    );
+}

@@ -10,10 +10,10 @@ use petrel_protocol::{SealKey, TokenSealer};
 use tokio::net::TcpListener;
 
 use super::StartError;
-use crate::config::{Config, Durability, Project, QueuePolicy};
+use crate::config::{ByteSize, Config, Durability, Project, ProjectQueue, QueuePolicy};
 use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
 use crate::delivery::{DeliverySettings, LogLimits};
-use crate::directory::{ProjectKeys, Projects};
+use crate::directory::{ProjectKeys, ProjectLimits, Projects};
 use crate::store::Store;
 
 pub(super) async fn bind(
@@ -83,6 +83,9 @@ pub(super) fn intern_projects(
             app_keys: texts(&project.app_keys),
         };
         projects.insert(name, id, &keys);
+        if project.queue != ProjectQueue::default() {
+            projects.limit(id, limits(config, &project.queue));
+        }
     }
     store.commit()?;
     Ok(projects)
@@ -101,23 +104,32 @@ pub(super) fn sealer(keyring: &Keyring) -> Result<TokenSealer, StartError> {
     TokenSealer::new(&keys).ok_or(StartError::NoSealingKey)
 }
 
+/// The bounds of a project: its own, and those of `[queue]` where it has none.
+fn limits(config: &Config, own: &ProjectQueue) -> ProjectLimits {
+    let all = &config.queue;
+    let bytes = |own: Option<ByteSize>, all: ByteSize| own.unwrap_or(all).bytes();
+    ProjectLimits {
+        queue: Limits {
+            messages_max: own.messages_max.unwrap_or(all.messages_max),
+            bytes_max: bytes(own.bytes_max, all.bytes_max),
+            collapse_keys_max: all.collapse_keys_max,
+            policy: match own.policy.unwrap_or(all.policy) {
+                QueuePolicy::Evict => FullPolicy::Evict,
+                QueuePolicy::Refuse => FullPolicy::Refuse,
+            },
+        },
+        bytes_max: bytes(own.project_bytes_max, all.project_bytes_max),
+    }
+}
+
 pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
     DeliverySettings {
         ack_window: config.store.ack_window,
         publish_timeout: config.http.publish_timeout,
         batch_operations_max: config.store.batch_operations_max,
         answers_from_memory: config.store.durability == Durability::Fast,
-        project_bytes_max: config.queue.project_bytes_max.bytes(),
         disk_reserve: config.store.disk_reserve.bytes(),
-        queue: Limits {
-            messages_max: config.queue.messages_max,
-            bytes_max: config.queue.bytes_max.bytes(),
-            collapse_keys_max: config.queue.collapse_keys_max,
-            policy: match config.queue.policy {
-                QueuePolicy::Evict => FullPolicy::Evict,
-                QueuePolicy::Refuse => FullPolicy::Refuse,
-            },
-        },
+        limits: limits(config, &ProjectQueue::default()),
         log: LogLimits {
             messages_max: config.topic.log_messages_max,
             bytes_max: config.topic.log_bytes_max.bytes(),

@@ -36,7 +36,7 @@ pub use kind::Kind;
 pub use layers::{ENVIRONMENT_PREFIX, Flag};
 pub use project::{
     PROJECT_KEY_CHARS_MAX, PROJECT_KEY_CHARS_MIN, PROJECT_NAME_CHARS_MAX, Project, ProjectName,
-    Projects,
+    ProjectQueue, Projects,
 };
 pub use secret::SecretText;
 pub use url::PublicUrl;

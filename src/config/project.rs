@@ -1,18 +1,20 @@
 //! Projects: who may publish and whose devices may register, each by secret keys.
 //!
-//! A section `[projects.NAME]` of the file, or variables `PETREL_PROJECTS__NAME__API_KEYS`, name the keys. No key is
-//! ever part of an error or of the configuration as shown.
+//! A section `[projects.NAME]` of the file, or variables `PETREL_PROJECTS__NAME__API_KEYS`, name the keys, and may set the
+//! bounds of the project's queues. No secret is ever part of an error or of the configuration as shown.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::error::{Cause, Origin, Problem};
+use super::keys::{FromValue, KEYS};
 use super::kind::Kind;
 use super::layers::Given;
 use super::nearest::nearest;
 use super::secret::SecretText;
 use super::show::Shown;
-use super::value::list;
+use super::value::{ByteSize, Raw, Value, list};
+use super::words::QueuePolicy;
 
 /// The fewest characters of a key: 16 of base64 are 96 random bits, beyond guessing over a network.
 pub const PROJECT_KEY_CHARS_MIN: usize = 16;
@@ -59,6 +61,39 @@ pub struct Project {
     pub api_keys: Vec<SecretText>,
     /// Keys that apps are built with, for devices to register.
     pub app_keys: Vec<SecretText>,
+    /// Its own bounds, where it has any.
+    pub queue: ProjectQueue,
+}
+
+/// Bounds of a project that differ from those in `[queue]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProjectQueue {
+    /// Instead of `queue.messages_max`.
+    pub messages_max: Option<usize>,
+    /// Instead of `queue.bytes_max`.
+    pub bytes_max: Option<ByteSize>,
+    /// Instead of `queue.policy`.
+    pub policy: Option<QueuePolicy>,
+    /// Instead of `queue.project_bytes_max`.
+    pub project_bytes_max: Option<ByteSize>,
+}
+
+impl ProjectQueue {
+    /// Takes the value of one of [`QUEUE_KEYS`], read as the key that it stands in for.
+    fn set(&mut self, key: &str, raw: &Raw) -> Result<Option<Value>, Cause> {
+        let stands_for = key.replacen('_', ".", 1);
+        let Some(row) = KEYS.iter().find(|row| row.name == stands_for) else {
+            return Ok(None);
+        };
+        let value = row.kind.parse(raw)?;
+        match key {
+            "queue_messages_max" => self.messages_max = FromValue::from_value(Some(&value)),
+            "queue_bytes_max" => self.bytes_max = FromValue::from_value(Some(&value)),
+            "queue_policy" => self.policy = FromValue::from_value(Some(&value)),
+            _ => self.project_bytes_max = FromValue::from_value(Some(&value)),
+        }
+        Ok(Some(value))
+    }
 }
 
 /// What the layers give for one project.
@@ -69,7 +104,19 @@ pub(crate) struct Section {
     by_key: BTreeMap<&'static str, Given>,
 }
 
-const PROJECT_KEYS: [&str; 2] = ["api_keys", "app_keys"];
+const SECRET_KEYS: [&str; 2] = ["api_keys", "app_keys"];
+
+/// Each as the key of `[queue]` with the same name.
+const QUEUE_KEYS: [&str; 4] = [
+    "queue_messages_max",
+    "queue_bytes_max",
+    "queue_policy",
+    "queue_project_bytes_max",
+];
+
+fn project_keys() -> impl Iterator<Item = &'static str> {
+    SECRET_KEYS.into_iter().chain(QUEUE_KEYS)
+}
 
 /// Takes the value of `PROJECT.KEY` to its project; a later layer replaces an earlier one.
 pub(crate) fn give(
@@ -88,14 +135,14 @@ pub(crate) fn give(
         return problems.push(problem(Cause::Section));
     };
     let section = by_project.entry(project.to_owned()).or_default();
-    if let Some(known) = PROJECT_KEYS.iter().find(|known| **known == key) {
+    if let Some(known) = project_keys().find(|known| *known == key) {
         section.origin.get_or_insert_with(|| given.origin.clone());
         section.by_key.insert(known, given);
         return;
     }
     // A section whose only key is mistyped is not reported as empty, too.
     section.origin = None;
-    let nearest = nearest(key, PROJECT_KEYS.into_iter())
+    let nearest = nearest(key, project_keys())
         .map(|key| given.origin.key_name(&format!("projects.{project}.{key}")));
     problems.push(problem(Cause::UnknownKey { nearest }));
 }
@@ -121,6 +168,22 @@ pub(crate) fn resolve(
         let mut project = Project::default();
         for (key, given) in &section.by_key {
             let place = format!("projects.{name}.{key}");
+            if QUEUE_KEYS.contains(key) {
+                match project.queue.set(key, &given.raw) {
+                    Ok(value) => shown.extend(value.map(|value| Shown {
+                        key: place,
+                        value: value.to_string(),
+                        origin: given.origin.clone(),
+                    })),
+                    Err(cause) => problems.push(Problem {
+                        key: place,
+                        value: None,
+                        origin: given.origin.clone(),
+                        cause,
+                    }),
+                }
+                continue;
+            }
             let secrets = secrets(&place, given, &mut place_by_key, problems);
             shown.push(Shown {
                 key: place,
@@ -157,7 +220,8 @@ impl Section {
 
     fn is_empty(&self) -> bool {
         // A list that could not be read is a problem of its own.
-        self.by_key.values().all(|given| {
+        let secrets = SECRET_KEYS.iter().filter_map(|key| self.by_key.get(key));
+        secrets.into_iter().all(|given| {
             given
                 .raw
                 .texts(&Kind::Secrets)

@@ -78,6 +78,8 @@ const PROJECTS: &str = r#"
 # api_keys = ["…"]
 # Secret keys that apps are built with: devices register with them.
 # app_keys = ["…"]
+# Bounds of the project's queues where they differ from those of [queue]:
+# queue_messages_max = …, queue_bytes_max = "…", queue_policy = "…", queue_project_bytes_max = "…"
 "#;
 
 /// A key with its comment; commented out where it has no default.

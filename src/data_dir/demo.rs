@@ -35,6 +35,7 @@ impl DemoKeys {
         Project {
             api_keys: vec![self.api_key.clone()],
             app_keys: vec![self.app_key.clone()],
+            ..Project::default()
         }
     }
 }

@@ -135,8 +135,6 @@ pub(super) struct Room {
     pub(super) free: Option<u64>,
     /// Bytes that are kept free.
     pub(super) reserve: u64,
-    /// Most bytes of a project.
-    pub(super) quota: u64,
     /// Bytes that each project has waiting.
     pub(super) used: HashMap<ProjectId, u64>,
 }
@@ -144,14 +142,17 @@ pub(super) struct Room {
 impl Room {
     /// Whether everybody is shut out, and who else is. Between twice the reserve and the reserve those are refused who
     /// hold more than an equal share, so that the greedy one is refused first.
-    pub(super) fn judge(&self) -> (Option<Closed>, HashMap<ProjectId, Over>) {
+    pub(super) fn judge(
+        &self,
+        quota: impl Fn(ProjectId) -> u64,
+    ) -> (Option<Closed>, HashMap<ProjectId, Over>) {
         let free = self.free.unwrap_or(u64::MAX);
         let closed = (free < self.reserve).then_some(Closed::DiskFull);
         let holders = self.used.values().filter(|bytes| **bytes > 0).count() as u64;
         let share = self.used.values().sum::<u64>() / holders.max(1);
         let is_scarce = free < self.reserve.saturating_mul(2);
-        let verdict = |bytes: u64| {
-            if bytes >= self.quota {
+        let verdict = |project: ProjectId, bytes: u64| {
+            if bytes >= quota(project) {
                 Some(Over::Quota)
             } else if is_scarce && bytes > share {
                 Some(Over::Share)
@@ -160,7 +161,7 @@ impl Room {
             }
         };
         let over = self.used.iter();
-        let over = over.filter_map(|(project, bytes)| Some((*project, verdict(*bytes)?)));
+        let over = over.filter_map(|(project, bytes)| Some((*project, verdict(*project, *bytes)?)));
         (closed, over.collect())
     }
 }
@@ -173,23 +174,23 @@ mod tests {
         Room {
             free: Some(free),
             reserve: 100,
-            quota: 1000,
             used: (0..).map(ProjectId).zip(used).collect(),
         }
     }
 
     #[test]
     fn the_greedy_one_is_refused_first_then_everybody() {
-        assert_eq!(room(200, [10, 50, 0]).judge(), (None, HashMap::new()));
+        let quota = |project| if project == ProjectId(2) { 1000 } else { 2000 };
+        assert_eq!(room(200, [10, 50, 0]).judge(quota), (None, HashMap::new()));
         let greedy = HashMap::from([(ProjectId(1), Over::Share)]);
-        assert_eq!(room(199, [10, 50, 0]).judge(), (None, greedy.clone()));
+        assert_eq!(room(199, [10, 50, 0]).judge(quota), (None, greedy.clone()));
         assert_eq!(
-            room(99, [10, 50, 0]).judge(),
+            room(99, [10, 50, 0]).judge(quota),
             (Some(Closed::DiskFull), greedy)
         );
-        assert_eq!(room(199, [50, 50, 50]).judge().1, HashMap::new());
+        assert_eq!(room(199, [50, 50, 50]).judge(quota).1, HashMap::new());
         let full = HashMap::from([(ProjectId(2), Over::Quota)]);
-        assert_eq!(room(5000, [10, 999, 1000]).judge(), (None, full));
+        assert_eq!(room(5000, [10, 1999, 1000]).judge(quota), (None, full));
     }
 
     #[test]

@@ -33,9 +33,8 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use petrel_core::queue::Limits;
 use petrel_core::{DropReason, Owed, Sequence, UnixMillis, WallClock, Window};
-use petrel_protocol::Ordinal;
+use petrel_protocol::{Ordinal, ProjectId};
 use roaring::RoaringBitmap;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -51,7 +50,7 @@ pub use self::publish::{PublishError, Target};
 use self::broadcasts::{Broadcasts, Stage};
 use self::gate::Gate;
 use self::pending::PendingMap;
-use crate::directory::Directory;
+use crate::directory::{Directory, ProjectLimits};
 use crate::presence::{Mailbox, Presence};
 use crate::store::Loaded;
 
@@ -72,10 +71,8 @@ pub struct DeliverySettings {
     pub batch_operations_max: usize,
     /// Whether publishers are answered before the commit.
     pub answers_from_memory: bool,
-    /// Bounds of a device's queue.
-    pub queue: Limits,
-    /// Most bytes that a project's messages take in queues and logs.
-    pub project_bytes_max: u64,
+    /// Bounds of what waits, for projects without their own.
+    pub limits: ProjectLimits,
     /// Bytes of the disk that are kept free: below, publishers are refused.
     pub disk_reserve: u64,
     /// Bounds of a topic's log.
@@ -247,6 +244,11 @@ impl Delivery {
         let alive = self.directory.by_variant(project, &owed);
         let dead = alive.iter().fold(owed, |dead, alive| dead - alive);
         broadcast.settle_all(&dead);
+    }
+
+    fn limits_of(&self, project: ProjectId) -> ProjectLimits {
+        let own = self.directory.limits(project);
+        own.unwrap_or(self.settings.limits)
     }
 
     fn has_queue(&self, device: Ordinal) -> bool {

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::committer::Turn;
 use super::*;
-use crate::directory::{ProjectKeys, Projects};
+use crate::directory::{ProjectKeys, ProjectLimits, Projects};
 use crate::presence::{Place, ShardId};
 use crate::store::{Embedded, MemoryMap, Store as _};
 
@@ -48,13 +48,15 @@ fn settings() -> DeliverySettings {
         publish_timeout: HOUR,
         batch_operations_max: 256,
         answers_from_memory: false,
-        queue: Limits {
-            messages_max: 100,
+        limits: ProjectLimits {
+            queue: Limits {
+                messages_max: 100,
+                bytes_max: 1 << 20,
+                collapse_keys_max: 4,
+                policy: FullPolicy::Evict,
+            },
             bytes_max: 1 << 20,
-            collapse_keys_max: 4,
-            policy: FullPolicy::Evict,
         },
-        project_bytes_max: 1 << 20,
         disk_reserve: 0,
         log: LogLimits {
             messages_max: 100,
@@ -301,10 +303,8 @@ fn a_log_lets_go_of_what_is_too_old() {
 #[test]
 fn a_project_that_has_as_much_waiting_as_it_may_is_refused_until_it_has_less() {
     let map = MemoryMap::default();
-    let small = DeliverySettings {
-        project_bytes_max: 2500,
-        ..settings()
-    };
+    let mut small = settings();
+    small.limits.bytes_max = 2500;
     let mut life = Life::begin(&map, 1000, small);
     life.register(0);
     for _ in 0..3 {

@@ -18,7 +18,7 @@ use ring::digest::{SHA256, digest};
 use roaring::RoaringBitmap;
 
 pub use self::devices::Device;
-pub use self::projects::{ProjectKeys, Projects};
+pub use self::projects::{ProjectKeys, ProjectLimits, Projects};
 use crate::store::{Loaded, Registration, SecretHash, TopicId};
 
 use self::devices::Devices;
@@ -70,6 +70,12 @@ impl Directory {
     #[must_use]
     pub fn project_by_api_key(&self, key: &str) -> Option<ProjectId> {
         self.projects.by_api_key(key)
+    }
+
+    /// The bounds of a project, where it has its own.
+    #[must_use]
+    pub fn limits(&self, project: ProjectId) -> Option<ProjectLimits> {
+        self.projects.limits(project)
     }
 
     /// The project of a name.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use petrel_core::queue::Limits;
 use petrel_protocol::ProjectId;
 
 use super::sha256;
@@ -15,12 +16,22 @@ pub struct ProjectKeys {
     pub app_keys: Vec<String>,
 }
 
+/// Bounds of what waits for the devices of a project.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProjectLimits {
+    /// Of the queue of one device.
+    pub queue: Limits,
+    /// Most bytes in queues and logs.
+    pub bytes_max: u64,
+}
+
 /// All projects. Keys are kept and compared as hashes: how long a look-up takes says nothing about a key.
 #[derive(Default)]
 pub struct Projects {
     by_name: HashMap<String, ProjectId>,
     by_api_key: HashMap<[u8; 32], ProjectId>,
     app_keys: HashSet<(ProjectId, [u8; 32])>,
+    limits: HashMap<ProjectId, ProjectLimits>,
 }
 
 impl Projects {
@@ -33,6 +44,15 @@ impl Projects {
         for key in &keys.app_keys {
             self.app_keys.insert((id, sha256(key.as_bytes())));
         }
+    }
+
+    /// Gives a project bounds of its own.
+    pub fn limit(&mut self, id: ProjectId, limits: ProjectLimits) {
+        self.limits.insert(id, limits);
+    }
+
+    pub(super) fn limits(&self, id: ProjectId) -> Option<ProjectLimits> {
+        self.limits.get(&id).copied()
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<ProjectId> {

@@ -106,3 +106,43 @@ fn lengths_hold_at_the_limit_and_one_past_it() {
     check(1, PROJECT_KEY_CHARS_MIN, 0);
     check(1, PROJECT_KEY_CHARS_MIN - 1, 1);
 }
+
+#[test]
+fn a_project_may_have_bounds_of_its_own() {
+    let key = "api_keys = [\"aaaaaaaaaaaaaaaa\"]";
+    let file = format!(
+        "[projects.shop]\n{key}\nqueue_messages_max = 7\nqueue_bytes_max = \"1MiB\"\n\
+         queue_policy = \"refuse\"\nqueue_project_bytes_max = \"2GiB\""
+    );
+    let config = load(&file, &[], &[]).unwrap();
+    let shop = &config.projects[&ProjectName::parse("shop").unwrap()];
+    let expect = ProjectQueue {
+        messages_max: Some(7),
+        bytes_max: Some("1MiB".parse().unwrap()),
+        policy: Some(QueuePolicy::Refuse),
+        project_bytes_max: Some("2GiB".parse().unwrap()),
+    };
+    assert_eq!(shop.queue, expect);
+    let shown = config.show();
+    assert!(
+        shown.contains("projects.shop.queue_messages_max = 7  # petrel.toml:3\n"),
+        "{shown}"
+    );
+
+    let bad = |line: &str, expect: &str| {
+        check_errors(&format!("[projects.a]\n{key}\n{line}"), &[expect]);
+    };
+    bad(
+        "queue_messages_max = 0",
+        "projects.a.queue_messages_max (petrel.toml:3)",
+    );
+    bad(
+        "queue_policy = \"drop\"",
+        "projects.a.queue_policy (petrel.toml:3)",
+    );
+    bad(
+        "queue_message_max = 1",
+        "did you mean projects.a.queue_messages_max?",
+    );
+    check_errors("[projects.a]\nqueue_messages_max = 1", &["projects.a"]);
+}

@@ -200,10 +200,9 @@ impl Committer {
         let room = Room {
             free,
             reserve: settings.disk_reserve,
-            quota: settings.project_bytes_max,
             used,
         };
-        let (closed, over) = room.judge();
+        let (closed, over) = room.judge(|project| self.delivery.limits_of(project).bytes_max);
         telemetry::gauge(Metric::StoreDiskFreeBytes, free.unwrap_or(0));
         self.delivery.gate.set_over(over);
         if self.retry_at.is_some() {

@@ -167,7 +167,7 @@ impl Committer {
             pending.device,
             &pending.message,
             pending.platform,
-            delivery.settings.queue,
+            delivery.limits_of(pending.message.project).queue,
             delivery.now(),
         );
         match enqueued {

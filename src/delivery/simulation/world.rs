@@ -14,7 +14,7 @@ use super::publisher::Publish;
 use super::seeded::Seeded;
 use super::shard::{Shard, Told};
 use crate::delivery::{Committer, Delivery, DeliverySettings, LogLimits, Operation};
-use crate::directory::{Directory, ProjectKeys, Projects};
+use crate::directory::{Directory, ProjectKeys, ProjectLimits, Projects};
 use crate::fanout::Sequencer;
 use crate::presence::{Mailbox, Presence};
 use crate::store::{Embedded, MemoryMap, Store};
@@ -87,17 +87,19 @@ impl World {
             publish_timeout: HOUR,
             batch_operations_max: 1 + rng.below(8),
             answers_from_memory: false,
-            project_bytes_max: u64::MAX,
             disk_reserve: 0,
-            queue: Limits {
-                messages_max: 2 + rng.below(10),
-                bytes_max: 1 << 20,
-                collapse_keys_max: 1 + rng.below(3),
-                policy: if rng.percent(80) {
-                    FullPolicy::Evict
-                } else {
-                    FullPolicy::Refuse
+            limits: ProjectLimits {
+                queue: Limits {
+                    messages_max: 2 + rng.below(10),
+                    bytes_max: 1 << 20,
+                    collapse_keys_max: 1 + rng.below(3),
+                    policy: if rng.percent(80) {
+                        FullPolicy::Evict
+                    } else {
+                        FullPolicy::Refuse
+                    },
                 },
+                bytes_max: u64::MAX,
             },
             log: LogLimits {
                 messages_max: 1 + rng.below(8),
