@@ -20,6 +20,8 @@ use crate::directory::{ProjectKeys, Projects};
 use crate::presence::{Place, ShardId};
 use crate::store::{Embedded, HistoryLimits, MemoryMap, Store as _};
 
+mod history;
+
 const PROJECT: ProjectId = ProjectId(0);
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3600);
