@@ -127,6 +127,9 @@ impl Pending {
     }
 }
 
+/// Messages that a newer one stands for, each collapsed.
+type Replaced = Vec<(MessageId, DropReason)>;
+
 /// What an ack for a pending message found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Acked {
@@ -153,7 +156,7 @@ impl PendingMap {
         device: Ordinal,
         make: impl FnOnce() -> Result<Arc<Pending>, E>,
         then: impl FnOnce(&Arc<Pending>),
-    ) -> Result<(Arc<Pending>, Vec<(MessageId, DropReason)>), E> {
+    ) -> Result<(Arc<Pending>, Replaced), E> {
         let mut entry = self.by_device.entry(device).or_default();
         let pending = match make() {
             Ok(pending) => pending,

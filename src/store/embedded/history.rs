@@ -11,6 +11,7 @@
 
 mod erasure;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
@@ -64,7 +65,7 @@ impl<M: OrderedMap> HistoryStore for Embedded<M> {
     ) -> Result<(), StoreError> {
         // Descending, so that what comes next is at the end. Stable: events of one moment stay in their order.
         let place = |e: &Event| (layout::bucket(e.device), e.id, e.device);
-        events.sort_by(|a, b| place(b).cmp(&place(a)));
+        events.sort_by_key(|e| Reverse(place(e)));
         for _ in 0..keys_max {
             let Some(last) = events.last() else {
                 break;
