@@ -95,6 +95,15 @@ impl<M: OrderedMap> OrderedMap for Counting<M> {
         self.map.range(from, to)
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        self.counts.ranges.fetch_add(1, Relaxed);
+        self.map.range_back(from, to)
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let length = |(k, v): &Change| (k.len() + v.as_ref().map_or(0, Vec::len)) as u64;
         let bytes = changes.iter().map(length).sum();

@@ -14,7 +14,7 @@
 //! | `engine` | opens a store over an engine that counts what reaches it |
 //! | `workload` | devices in random order, messages with content of a given size |
 //! | `owner` | the one thread that owns the store and commits in groups, as the broker's committer does |
-//! | `enqueue`, `replay`, `mixed`, `large`, `broadcast` | the scenarios |
+//! | `enqueue`, `replay`, `mixed`, `large`, `broadcast`, `history` | the scenarios |
 //! | `proc` | what the kernel says of memory, CPU, disk and machine |
 //! | `report` | the table and the JSON document |
 
@@ -22,6 +22,7 @@ mod broadcast;
 mod calls;
 mod engine;
 mod enqueue;
+mod history;
 mod large;
 mod mixed;
 mod owner;
@@ -73,6 +74,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Scenario::Mixed => mixed::run(&settings, &mut report),
         Scenario::Large => large::run(&settings, &mut report),
         Scenario::Broadcast => broadcast::run(&settings, &mut report),
+        Scenario::History => history::run(&settings, &mut report),
     }?;
     report.finish();
     if let Some(path) = &arguments.json {

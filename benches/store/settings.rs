@@ -27,6 +27,8 @@ pub(crate) enum Scenario {
     Large,
     /// Broadcasts to very many offline subscribers.
     Broadcast,
+    /// What became of unicasts to devices that are online.
+    History,
 }
 
 /// What keeps the data.
@@ -83,7 +85,7 @@ pub(crate) struct Arguments {
     /// Devices; of `broadcast` the subscribers.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     devices: Option<u32>,
-    /// Messages that are queued before anything is measured; of `broadcast` the broadcasts that are measured.
+    /// Messages that are queued before anything is measured; of `broadcast` and `history` those that are measured.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     messages: Option<u64>,
     /// What keeps the data.
@@ -98,7 +100,7 @@ pub(crate) struct Arguments {
     /// How long `enqueue`, `lone` and `mixed` measure.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
-    /// Publishes a second of `mixed`.
+    /// Publishes a second of `mixed` and `history`.
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: u32,
     /// Devices that attach each second in `mixed`.
@@ -152,6 +154,7 @@ impl Settings {
             Scenario::Mixed => (1_000_000, 200_000),
             Scenario::Large => (1_000_000, 10_000_000),
             Scenario::Broadcast => (1_000_000, 50),
+            Scenario::History => (1_000_000, 1_000_000),
         };
         let (dir, temporary) = match &arguments.dir {
             Some(dir) => (dir.clone(), None),

@@ -2,13 +2,14 @@
 //!
 //! What it is: what a message is and how it is stored ([`Message`]), who is owed it ([`Owed`]), what a device's queue
 //! lets in and what it throws out ([`queue`]), what one session may be sent now ([`Outbox`]), the one sequence
-//! ([`Sequence`]) and the two clocks ([`WallClock`]).
+//! ([`Sequence`]), the two clocks ([`WallClock`]) and what became of a message ([`Timeline`]).
 //!
 //! What it never does: touch a socket, a file, a clock, a task or a source of randomness. `now` is an argument.
 //! The broker's rooms call it; simulations do the same.
 
 mod clock;
 mod drop_reason;
+mod history;
 mod message;
 mod options;
 mod outbox;
@@ -20,6 +21,7 @@ mod time;
 
 pub use crate::clock::WallClock;
 pub use crate::drop_reason::DropReason;
+pub use crate::history::{Event, Happening, HistoryError, Timeline, decode_events, encode_events};
 pub use crate::message::{Address, Badge, Content, Draft, Message, Notification};
 pub use crate::options::{DraftOptions, Options, PerPlatform};
 pub use crate::outbox::{InFlight, Outbox, Push, Route, Window};

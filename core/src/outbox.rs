@@ -20,10 +20,20 @@ pub enum Route {
     Queue,
     /// A broadcast.
     Broadcast,
-    /// Now or never: nowhere stored.
+    /// To this device alone, now or never: nowhere stored.
     Transient,
+    /// A broadcast that goes now or never.
+    TransientBroadcast,
     /// A record of what is missing.
     Gap,
+}
+
+impl Route {
+    /// Whether it goes now or never: nobody sends it again.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Transient | Self::TransientBroadcast)
+    }
 }
 
 /// A message that was sent and not acked.
@@ -167,7 +177,7 @@ impl Outbox {
             || !self.has_room(window, bytes)
         {
             // A transient message is nowhere to be found later, so no scan is worth it.
-            self.is_dirty |= route != Route::Transient;
+            self.is_dirty |= !route.is_transient();
             return Push::Later;
         }
         self.sent(id, route, bytes, now);
@@ -193,7 +203,7 @@ impl Outbox {
     /// Forgets the now-or-never messages in flight, as the session ends; how many there were.
     pub fn take_transient(&mut self) -> u64 {
         let before = self.in_flight.len();
-        self.in_flight.retain(|m| m.route != Route::Transient);
+        self.in_flight.retain(|m| !m.route.is_transient());
         (before - self.in_flight.len()) as u64
     }
 

@@ -13,6 +13,24 @@ impl UnixMillis {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))
     }
+
+    /// As RFC 3339 writes it, in UTC with milliseconds: `2026-11-24T03:17:51.250Z`.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        let (days, of_day) = (self.0 / 86_400_000, self.0 % 86_400_000);
+        // Days of the proleptic Gregorian calendar, counted in eras of 400 years from March of the year 0.
+        let days = days + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let month = (from_march + 2) % 12 + 1;
+        let year = year + era * 400 + u64::from(month <= 2);
+        let (seconds, millis) = (of_day / 1000, of_day % 1000);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    }
 }
 
 /// A day of wall time (UTC), counted from 1970: when a device was last seen.
@@ -84,6 +102,21 @@ mod tests {
         assert_eq!(Ttl::new(Ttl::MAX.0), Ok(Ttl::MAX));
         assert_eq!(Ttl::new(Ttl::MAX.0 + second), Err(TtlError));
         assert!(Ttl::ZERO.is_zero() && !Ttl::new(second).unwrap().is_zero());
+    }
+
+    #[test]
+    fn a_moment_is_written_as_rfc_3339_has_it() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_798_761_599_001, "2026-12-31T23:59:59.001Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(UnixMillis(millis).to_rfc3339(), text);
+        }
+        assert!(UnixMillis(u64::MAX).to_rfc3339().ends_with('Z'));
     }
 
     #[test]

@@ -85,6 +85,11 @@ pub(super) fn done() -> Response {
     respond(StatusCode::OK, &Empty {})
 }
 
+/// It was read.
+pub(super) fn found(body: &impl Serialize) -> Response {
+    respond(StatusCode::OK, body)
+}
+
 /// It was not.
 pub(super) fn failure(fault: &Fault) -> Response {
     let cause = fault.cause;

@@ -1,5 +1,7 @@
 //! Devices as resources: `DELETE /v1/projects/{project}/devices/{token}` ends a registration and erases what belongs to
-//! it.
+//! it; `GET …/history` tells what became of its messages.
+
+mod history;
 
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use axum::response::Response;
 use super::fault::Fault;
 use super::{ApiState, admission, answer, body};
 use crate::telemetry::{self, Metric};
+
+pub(super) use self::history::{HISTORY, history};
 
 /// The path of a device, with project and token as parameters.
 pub(super) const DEVICE: &str = "/v1/projects/{project}/devices/{token}";

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{delete, post};
+use axum::routing::{delete, get, post};
 use petrel_core::UnixMillis;
 use tokio::sync::Semaphore;
 
@@ -89,6 +89,7 @@ pub fn router(state: ApiState) -> Router {
     Router::new()
         .route(fcm::SEND, post(fcm::send))
         .route(devices::DEVICE, delete(devices::erase))
+        .route(devices::HISTORY, get(devices::history))
         .method_not_allowed_fallback(admission::wrong_method)
         .fallback(admission::unknown_path)
         .with_state(Arc::new(state))

@@ -10,11 +10,13 @@ use petrel_protocol::{SealKey, TokenSealer};
 use tokio::net::TcpListener;
 
 use super::StartError;
-use crate::config::{ByteSize, Config, Durability, Project, ProjectQueue, QueuePolicy};
+use crate::config::{
+    ByteSize, Config, Durability, HistoryLevel, Project, ProjectQueue, QueuePolicy,
+};
 use crate::data_dir::{DEMO_PROJECT, DataDir, DemoKeys, Keyring, Ready, ServerCertificate};
-use crate::delivery::{DeliverySettings, LogLimits};
+use crate::delivery::{DeliverySettings, HistorySettings, LogLimits};
 use crate::directory::{ProjectKeys, ProjectLimits, Projects};
-use crate::store::Store;
+use crate::store::{HistoryLimits, Store};
 
 pub(super) async fn bind(
     key: &'static str,
@@ -137,6 +139,13 @@ pub(super) fn delivery_settings(config: &Config) -> DeliverySettings {
         },
         topics_max: config.topic.per_device_max,
         registration_expiry: config.registration.expire_after,
+        history: HistorySettings {
+            is_recorded: config.history.level == HistoryLevel::Full,
+            limits: HistoryLimits {
+                age_max: config.history.age_max,
+                bytes_max: config.history.bytes_max.bytes(),
+            },
+        },
         window: Window {
             messages: config.session.window_messages,
             bytes: config.session.window_bytes.bytes(),

@@ -16,7 +16,9 @@ use super::project::Projects;
 use super::show::Shown;
 use super::url::PublicUrl;
 use super::value::{ByteSize, Value};
-use super::words::{Durability, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
+use super::words::{
+    Durability, HistoryLevel, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine,
+};
 
 /// One key of the table.
 #[derive(Clone, PartialEq, Debug)]
@@ -79,6 +81,7 @@ from_value! {
     Vec<Network>: Value::Networks(networks) => Some(networks.clone());
     StoreEngine: Value::Word(word) => Self::from_word(word);
     QueuePolicy: Value::Word(word) => Self::from_word(word);
+    HistoryLevel: Value::Word(word) => Self::from_word(word);
     Durability: Value::Word(word) => Self::from_word(word);
     QuicEngine: Value::Word(word) => Self::from_word(word);
     LogFormat: Value::Word(word) => Self::from_word(word);
@@ -336,6 +339,19 @@ keys! {
             "A registration whose device was not seen for so long ends, with all that waits for it; FCM has 270 days, too. \
              Publishers hear UNREGISTERED then.",
             "Too short: who comes back from a long journey must register anew and has lost what waited.";
+    }
+    [history] History, "What became of messages: kept for people who ask, written behind." {
+        level: HistoryLevel = Kind::Word(HistoryLevel::WORDS), Some("full"),
+            "full: every event in the life of a message for one device, and counts of each broadcast. off: nothing new; \
+             what was kept before stays within its bounds.",
+            "off: nobody can tell what became of a message.";
+        age_max: Duration = span(60 * SECOND, 3650 * 24 * HOUR), Some("7d"),
+            "How long an event is kept.",
+            "Disk: what is written in this time, some 20 B for each message to a device.";
+        bytes_max: ByteSize = size(MIB, 1024 * GIB), Some("1GiB"),
+            "Most bytes of all of it; what was written first goes first.",
+            "Disk: this much, and as much again until the store has cleaned up. Latency: asking for a device reads up to \
+             a 256th of it.";
     }
     [session] Session, "One attached device." {
         window_messages: usize = count("messages", 1, 4096), Some("64"),

@@ -41,7 +41,9 @@ pub use project::{
 pub use secret::SecretText;
 pub use url::PublicUrl;
 pub use value::ByteSize;
-pub use words::{Durability, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine};
+pub use words::{
+    Durability, HistoryLevel, LogFormat, LogLevel, QueuePolicy, QuicEngine, StoreEngine,
+};
 
 use layers::Layers;
 

@@ -71,6 +71,16 @@ words! {
 }
 
 words! {
+    /// What is kept of what became of messages.
+    HistoryLevel {
+        /// Every event.
+        Full = "full",
+        /// Nothing new.
+        Off = "off",
+    }
+}
+
+words! {
     /// How log lines are written.
     LogFormat {
         /// For people.

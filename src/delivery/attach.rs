@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use petrel_core::{DropReason, Route};
+use petrel_core::{DropReason, Happening, Route};
 use petrel_protocol::wire::{self, to_device};
 use petrel_protocol::{ErrorCode, MessageId, Ordinal, Urgency, codec};
 
@@ -193,8 +193,14 @@ impl Delivery {
         let (was_owed, stage) = broadcast.settle_at(device);
         if was_owed && stage == Stage::Live {
             match dropped {
-                None => self.ledger.ack(1),
-                Some(reason) => self.ledger.drop(reason, 1),
+                None => {
+                    self.ledger.ack(1);
+                    broadcast.tally.ack(|| self.now());
+                }
+                Some(reason) => {
+                    self.ledger.drop(reason, 1);
+                    broadcast.tally.drop(reason, 1);
+                }
             }
         }
         was_owed
@@ -210,8 +216,11 @@ impl Delivery {
     /// # Errors
     /// [`Busy`] when the store takes no more operations: bring the ack again.
     pub fn ack(&self, device: Ordinal, id: MessageId, route: Option<Route>) -> Result<(), Busy> {
-        if route == Some(Route::Transient) {
+        if let Some(route) = route.filter(|route| route.is_transient()) {
             self.ledger.ack_transient();
+            if route == Route::Transient {
+                self.note(device, id, Happening::Acked);
+            }
             return Ok(());
         }
         if id.sequence & GAP_BIT != 0 {
@@ -232,6 +241,7 @@ impl Delivery {
             Acked::Elided => {
                 self.ledger.accept(1);
                 self.ledger.ack(1);
+                self.note(device, id, Happening::Acked);
                 telemetry::counter(Metric::DeliveryElided, 1);
                 Ok(())
             }

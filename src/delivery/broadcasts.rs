@@ -9,6 +9,8 @@ use petrel_core::{Address, Message, Owed};
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
+use super::history::Tally;
+
 /// How far a broadcast has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -35,6 +37,7 @@ pub struct Broadcast {
     /// Of a transient one: how many were sent it, and on how many shards it still walks.
     sent: AtomicU64,
     walking: AtomicU64,
+    pub(super) tally: Tally,
 }
 
 impl Broadcast {
@@ -47,6 +50,7 @@ impl Broadcast {
             is_dirty: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             walking: AtomicU64::new(0),
+            tally: Tally::default(),
         }
     }
 
@@ -118,6 +122,11 @@ impl Broadcast {
             self.is_dirty.store(true, Ordering::Release);
         }
         settled
+    }
+
+    /// Something is to be written although no device was settled.
+    pub(super) fn mark_dirty(&self) {
+        self.is_dirty.store(true, Ordering::Release);
     }
 
     pub(super) fn take_dirty(&self) -> bool {

@@ -13,22 +13,25 @@
 //! |---|---|
 //! | `operations` | performing one operation |
 //! | `changes` | those that change a registration |
+//! | `history` | the history, written behind |
 //! | `chores` | what nobody asked for: write-behind, expiry, retention, room on the disk |
 
 mod changes;
 mod chores;
+mod history;
 mod operations;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use petrel_core::DropReason;
+use petrel_core::{DropReason, Happening};
 use petrel_protocol::{ErrorCode, MessageId};
 use roaring::RoaringBitmap;
 use tokio::sync::{mpsc, oneshot};
 
 use self::chores::Chores;
+use self::history::Writing;
 use super::Delivery;
 use super::command::Refusal;
 use super::gate::Closed;
@@ -61,6 +64,7 @@ pub struct Committer {
     /// Registrations whose end is staged: the directory does not know yet, and nothing may be stored for them any more.
     ending: RoaringBitmap,
     chores: Chores,
+    writing: Writing,
     /// When the commit that failed is tried again.
     retry_at: Option<Instant>,
     reported: StoreStats,
@@ -102,6 +106,7 @@ impl Committer {
             reserving: None,
             ending: RoaringBitmap::new(),
             chores: Chores::new(now),
+            writing: Writing::new(now),
             retry_at: None,
             reported: StoreStats::default(),
         })
@@ -139,6 +144,7 @@ impl Committer {
         }
         self.release_held(now, is_stopped);
         let next_chore = self.do_chores(now, is_stopped);
+        let next_chore = next_chore.min(self.write_history(now, is_stopped));
         self.reserve();
         if is_stopped || self.retry_at.is_none_or(|at| at <= now) {
             self.commit(now);
@@ -204,6 +210,9 @@ impl Committer {
         telemetry::counter(Metric::StoreBodyBytesWritten, body_bytes);
         telemetry::seconds(Metric::StoreCommitSeconds, took);
         telemetry::gauge(Metric::StoreQueuedBytes, stats.queued_bytes);
+        let history = stats.history_bytes_written - before.history_bytes_written;
+        telemetry::counter(Metric::HistoryBytesWritten, history);
+        telemetry::gauge(Metric::HistoryBytes, stats.history_bytes);
         telemetry::gauge_with(Metric::MemoryBytes, "store", stats.memory_bytes);
     }
 
@@ -237,9 +246,11 @@ fn queued(delivery: &Delivery, pending: &Pending, dropped: &[(MessageId, DropRea
     delivery.set_queue(pending.device, true);
     delivery.pending.remove(pending);
     delivery.ledger.accept(1);
-    for &(_, reason) in dropped {
-        delivery.ledger.drop(reason, 1);
+    let id = pending.message.id;
+    if dropped.iter().all(|(dropped, _)| *dropped != id) {
+        delivery.note(pending.device, id, Happening::Queued);
     }
+    delivery.drop_unicasts(pending.device, dropped);
     pending.answer(Outcome::Safe);
 }
 

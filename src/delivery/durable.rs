@@ -39,6 +39,7 @@ pub(super) fn broadcast_committed(delivery: &Delivery, broadcast: &Broadcast) {
             if new_key.is_some() && new_key == variant_key(&old, variant) {
                 let replaced = older.settle_all(devices);
                 delivery.ledger.drop(DropReason::Collapsed, replaced);
+                older.tally.drop(DropReason::Collapsed, replaced);
             }
         }
     }
@@ -104,5 +105,7 @@ pub(super) fn trimmed(delivery: &Delivery, id: MessageId) {
         let sets = broadcast.owed();
         broadcast.set_stage(Stage::Trimmed);
         delivery.ledger.drop(DropReason::Trimmed, sets.len());
+        broadcast.tally.drop(DropReason::Trimmed, sets.len());
+        broadcast.mark_dirty();
     }
 }

@@ -19,6 +19,7 @@ mod command;
 mod committer;
 mod durable;
 mod gate;
+mod history;
 mod ledger;
 mod operation;
 mod pending;
@@ -42,6 +43,7 @@ pub use self::attach::{Busy, Wants};
 pub use self::broadcasts::{Broadcast, LogLimits};
 pub use self::command::{Batch, Command, Granted, Item, Refusal, Returns};
 pub use self::committer::Committer;
+pub use self::history::{DeviceHistory, HistorySettings};
 pub use self::ledger::{Balance, Ledger};
 pub use self::operation::Operation;
 pub use self::pending::Pending;
@@ -49,6 +51,7 @@ pub use self::publish::{PublishError, Target};
 
 use self::broadcasts::{Broadcasts, Stage};
 use self::gate::Gate;
+use self::history::Recorder;
 use self::pending::PendingMap;
 use crate::directory::{Directory, ProjectLimits};
 use crate::presence::{Mailbox, Presence};
@@ -81,6 +84,8 @@ pub struct DeliverySettings {
     pub topics_max: usize,
     /// How long a registration outlives the last sight of its device.
     pub registration_expiry: Duration,
+    /// What is kept of what became of messages.
+    pub history: HistorySettings,
     /// Most in flight to a device.
     pub window: Window,
 }
@@ -107,6 +112,7 @@ pub struct Delivery {
     /// Messages in all stored queues, as of the last commit.
     stored: std::sync::atomic::AtomicU64,
     ledger: Ledger,
+    recorder: Recorder,
     operations: mpsc::Sender<Operation>,
     /// Publishes that may wait for the store: fewer than operations, so that shards always find a place.
     publish_room: Semaphore,
@@ -142,6 +148,7 @@ impl Delivery {
             queued: RwLock::new(loaded.queued),
             stored: loaded.queued_messages.into(),
             ledger: Ledger::default(),
+            recorder: Recorder::new(settings.history.is_recorded),
             operations,
             publish_room: Semaphore::new(PUBLISHES_MAX),
         };
@@ -154,6 +161,9 @@ impl Delivery {
             let owed = Owed::restored(stored.targeted, stored.settled);
             let message = Arc::new(stored.message);
             let broadcast = Broadcast::new(message, stored.bytes, owed, stage);
+            if let Some(history) = &stored.history {
+                broadcast.tally.restore(history);
+            }
             if stage == Stage::Live {
                 // Within its limits when it was written; a smaller limit bites with the next broadcast.
                 let all = LogLimits {
@@ -243,7 +253,8 @@ impl Delivery {
         let project = broadcast.message.project;
         let alive = self.directory.by_variant(project, &owed);
         let dead = alive.iter().fold(owed, |dead, alive| dead - alive);
-        broadcast.settle_all(&dead);
+        let settled = broadcast.settle_all(&dead);
+        broadcast.tally.drop(DropReason::Unregistered, settled);
     }
 
     fn limits_of(&self, project: ProjectId) -> ProjectLimits {

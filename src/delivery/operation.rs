@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use petrel_core::Timeline;
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 use tokio::sync::oneshot;
@@ -61,6 +62,17 @@ pub enum Operation {
     },
     /// Something that only the owner of the store can do, such as a step of a backup. It must be short.
     Ask(Ask),
+    /// Read what became of a device's messages.
+    History {
+        /// Whose.
+        device: Ordinal,
+        /// Only messages with ids below.
+        before: MessageId,
+        /// Most messages.
+        limit: usize,
+        /// Called at once, newest first; `None` if the store failed.
+        reply: Reply<Option<Vec<Timeline>>>,
+    },
     /// Everything before this is durable when the other end hears.
     Flush(oneshot::Sender<()>),
     /// End the committer after one more commit.

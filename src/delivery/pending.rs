@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use petrel_core::Message;
+use petrel_core::{DropReason, Message};
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform};
 use tokio::sync::oneshot;
 
@@ -127,6 +127,9 @@ impl Pending {
     }
 }
 
+/// Messages that a newer one stands for, each collapsed.
+type Replaced = Vec<(MessageId, DropReason)>;
+
 /// What an ack for a pending message found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Acked {
@@ -146,14 +149,14 @@ pub(super) struct PendingMap {
 
 impl PendingMap {
     /// Adds what `make` makes, while nobody else touches this device: ids are in the order of insertion. Messages of the
-    /// same collapse key that are still open are replaced: their publishers wait for the new one. Returns how many.
+    /// same collapse key that are still open are replaced: their publishers wait for the new one. Returns which.
     /// `then` runs before anybody else may add, so pushes to the shard are in the same order.
     pub(super) fn insert<E>(
         &self,
         device: Ordinal,
         make: impl FnOnce() -> Result<Arc<Pending>, E>,
         then: impl FnOnce(&Arc<Pending>),
-    ) -> Result<(Arc<Pending>, u64), E> {
+    ) -> Result<(Arc<Pending>, Replaced), E> {
         let mut entry = self.by_device.entry(device).or_default();
         let pending = match make() {
             Ok(pending) => pending,
@@ -166,14 +169,14 @@ impl PendingMap {
                 return Err(error);
             }
         };
-        let mut replaced = 0;
+        let mut replaced = Vec::new();
         if let Some(key) = pending.collapse_key() {
             entry.retain(|old| {
                 let is_replaced = old.collapse_key() == Some(key) && old.replace();
                 if is_replaced {
                     let answers = std::mem::take(&mut old.lock().answers);
                     pending.lock().answers.extend(answers);
-                    replaced += 1;
+                    replaced.push((old.message.id, DropReason::Collapsed));
                 }
                 !is_replaced
             });

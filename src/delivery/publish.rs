@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use petrel_core::{Address, Draft, DropReason, Owed, encode_message};
-use petrel_protocol::{MessageId, ProjectId, TokenError, TopicName};
+use petrel_core::{Address, Draft, DropReason, Happening, Owed, encode_message};
+use petrel_protocol::{MessageId, Ordinal, ProjectId, TokenError, TopicName};
 use tokio::sync::oneshot;
 
 use super::broadcasts::{Broadcast, Stage};
@@ -133,6 +133,8 @@ impl Delivery {
             let id = self.sequence.take().map_err(|_| PublishError::OVERLOADED)?;
             let address = Address::Device(device.ordinal);
             let message = draft.accept(id, device.project, address, self.now());
+            // Before anybody can send it.
+            self.note_at(device.ordinal, id, Happening::Accepted, message.accepted_at);
             let is_attached = self.presence.find(device.ordinal).is_some();
             let ack_until = is_attached.then(|| Instant::now() + self.settings.ack_window);
             Ok(Arc::new(Pending::new(
@@ -146,8 +148,8 @@ impl Delivery {
         let (pending, replaced) = self
             .pending
             .insert(device.ordinal, make, |p| self.push(p))?;
-        self.ledger.accept(replaced);
-        self.ledger.drop(DropReason::Collapsed, replaced);
+        self.ledger.accept(replaced.len() as u64);
+        self.drop_unicasts(device.ordinal, &replaced);
         let id = pending.message.id;
         if self.settings.answers_from_memory {
             pending.answer(Outcome::Safe);
@@ -183,6 +185,8 @@ impl Delivery {
         let address = Address::Device(device.ordinal);
         let message = Arc::new(draft.accept(id, device.project, address, self.now()));
         self.ledger.begin_transient(1);
+        let accepted_at = message.accepted_at;
+        self.note_at(device.ordinal, id, Happening::Accepted, accepted_at);
         let (answer, answered) = oneshot::channel();
         let pending = Pending::new(message, device.ordinal, device.platform, None, answer);
         let pushed = self.presence.find(device.ordinal).and_then(|place| {
@@ -194,7 +198,7 @@ impl Delivery {
             mailbox.push(command).ok()
         });
         if pushed.is_none() {
-            self.ledger.drop_transient(1);
+            self.drop_transient(device.ordinal, id);
             return Ok(id);
         }
         // The shard answers when it has handed the message over, or could not: both are an answer.
@@ -203,8 +207,13 @@ impl Delivery {
 
     /// The shard could not hand a now-or-never message over: its device is gone, behind or unresponsive.
     pub fn transient_impossible(&self, pending: &Pending) {
-        self.ledger.drop_transient(1);
+        self.drop_transient(pending.device, pending.message.id);
         pending.answer(Outcome::Safe);
+    }
+
+    fn drop_transient(&self, device: Ordinal, id: MessageId) {
+        self.ledger.drop_transient(1);
+        self.note(device, id, Happening::Dropped(DropReason::Expired));
     }
 
     /// The shard has handed a now-or-never message over.

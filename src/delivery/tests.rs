@@ -18,7 +18,9 @@ use super::committer::Turn;
 use super::*;
 use crate::directory::{ProjectKeys, ProjectLimits, Projects};
 use crate::presence::{Place, ShardId};
-use crate::store::{Embedded, MemoryMap, Store as _};
+use crate::store::{Embedded, HistoryLimits, MemoryMap, Store as _};
+
+mod history;
 
 const PROJECT: ProjectId = ProjectId(0);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,6 +67,13 @@ fn settings() -> DeliverySettings {
         },
         topics_max: 9,
         registration_expiry: DAY * 30,
+        history: HistorySettings {
+            is_recorded: true,
+            limits: HistoryLimits {
+                age_max: DAY * 7,
+                bytes_max: 1 << 20,
+            },
+        },
         window: Window {
             messages: 9,
             bytes: 1 << 16,

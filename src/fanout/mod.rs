@@ -13,7 +13,7 @@ use petrel_core::Draft;
 use petrel_protocol::{MessageId, ProjectId};
 
 pub use self::sequencer::{SHARD_WALKS_MAX, Sequencer, WALKS_WAITING_MAX};
-use crate::delivery::{Delivery, PublishError, Target};
+use crate::delivery::{Delivery, DeviceHistory, PublishError, Target};
 
 /// Publishes to one device or to many.
 pub struct Publisher {
@@ -78,5 +78,27 @@ impl Publisher {
         let timeout = self.delivery.settings().publish_timeout;
         let erased = tokio::time::timeout(timeout, self.delivery.erase(project, token)).await;
         erased.unwrap_or(Err(PublishError::TimedOut))
+    }
+
+    /// What became of the messages of a token with ids below `before`, newest first, at most so many.
+    ///
+    /// # Errors
+    /// [`PublishError`], as for a publish to the token.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn history(
+        &self,
+        project: ProjectId,
+        token: &str,
+        before: MessageId,
+        limit: usize,
+    ) -> Result<DeviceHistory, PublishError> {
+        let timeout = self.delivery.settings().publish_timeout;
+        let history = self.delivery.history(project, token, before, limit);
+        let read = tokio::time::timeout(timeout, history).await;
+        read.unwrap_or(Err(PublishError::Overloaded {
+            retry_after: timeout,
+        }))
     }
 }

@@ -113,6 +113,8 @@ impl Shard {
                 Push::Send => {
                     is_sent = true;
                     shard.send(core, session, frame);
+                    let (device, id) = (pending.device, pending.message.id);
+                    shard.delivery.sent(device, id, route);
                 }
                 Push::Known => {}
                 // It is pending or queued by now: the next scan finds it.

@@ -403,6 +403,7 @@ impl Shard {
 
     fn offer(&mut self, core: &mut ShardCore, session: &mut Session, batch: Batch, now: Instant) {
         let window = self.delivery.settings().window;
+        let device = session.attached().map(|device| device.ordinal);
         for item in batch.items {
             let bytes = u32::try_from(item.frame.len()).unwrap_or(u32::MAX);
             if session
@@ -410,6 +411,9 @@ impl Shard {
                 .offer(item.id, item.route, bytes, window, now)
             {
                 self.send(core, session, item.frame);
+                if let Some(device) = device {
+                    self.delivery.sent(device, item.id, item.route);
+                }
             }
         }
         session.outbox.finish_scan(batch.is_complete);

@@ -105,7 +105,7 @@ impl Shard {
             return false;
         }
         let route = if broadcast.is_transient() {
-            Route::Transient
+            Route::TransientBroadcast
         } else {
             Route::Broadcast
         };

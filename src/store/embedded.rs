@@ -1,5 +1,6 @@
 //! [`Store`] over an ordered map of bytes.
 
+mod history;
 mod load;
 mod queue;
 pub(super) mod sets;
@@ -26,6 +27,7 @@ use super::{
     TopicId, Unregistered, layout,
 };
 
+use self::history::History;
 use self::summaries::Summaries;
 use self::waiting::Queues;
 
@@ -39,6 +41,7 @@ pub struct Embedded<M> {
     summaries: Summaries,
     /// Keys of what topic gaps stand for.
     told: Vec<Vec<u8>>,
+    history: History,
     bodies_written: u64,
     body_bytes_written: u64,
     /// The gap of each device that may still grow: not yet read by any session since this process started.
@@ -61,6 +64,7 @@ impl<M: OrderedMap> Embedded<M> {
             queues: Queues::default(),
             summaries: Summaries::default(),
             told: Vec::new(),
+            history: History::default(),
             bodies_written: 0,
             body_bytes_written: 0,
             open_gaps: HashMap::new(),
@@ -230,6 +234,7 @@ impl<M: OrderedMap> Store for Embedded<M> {
             .filter_map(|key| layout::number_at(key, 5).map(TopicId))
             .collect();
         let queued = self.clear_queue(device)?;
+        self.erase_history(device)?;
         for key in subscriptions {
             self.map.remove(key);
         }
@@ -393,6 +398,9 @@ impl<M: OrderedMap> Store for Embedded<M> {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         self.summaries.stage(&mut self.map, &mut self.queues);
+        if let Some(bytes) = self.history.take_changed() {
+            self.put_number(layout::meta("history_bytes"), bytes);
+        }
         self.map.commit(self.durability)
     }
 
@@ -415,6 +423,8 @@ impl<M: OrderedMap> Store for Embedded<M> {
             bodies_written: self.bodies_written,
             body_bytes_written: self.body_bytes_written,
             memory_bytes: self.queues.memory_bytes(),
+            history_bytes: self.history.bytes,
+            history_bytes_written: self.history.bytes_written,
         }
     }
 

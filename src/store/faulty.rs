@@ -127,6 +127,14 @@ impl OrderedMap for FaultyMap {
         self.current.range(from, to)
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        self.current.range_back(from, to)
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let fails = take(&mut self.disk.plan().writes);
         if self.is_poisoned || fails {

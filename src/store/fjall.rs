@@ -131,6 +131,18 @@ impl OrderedMap for FjallMap {
         }))
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        Box::new(self.keyspace.range(from..to).rev().map(|pair| {
+            pair.into_inner()
+                .map(|(k, v)| (k.to_vec(), v.to_vec()))
+                .map_err(|e| self.failed(e))
+        }))
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut batch = self.db.batch();
         for (key, value) in changes {

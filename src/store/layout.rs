@@ -17,15 +17,20 @@
 //! | `A` epoch(4) sequence(8) piece(2) | target set of a broadcast, in pieces of [`PIECE`] bytes |
 //! | `Z` epoch(4) sequence(8) piece(2) | settled set of a broadcast, in the same way |
 //! | `W` ordinal(4) project(4) topic | up to which broadcast the device was told of gaps; until settled sets say so |
+//! | `V` bucket(1) written(8) counter(2) | leaf of the history of the devices of a bucket, see `embedded/history.rs` |
+//! | `T` epoch(4) sequence(8) | what became of a broadcast, in counts |
+//! | `E` ordinal(4) | a device that is gone and whose history is still to be erased |
 //!
 //! Every value begins with the CRC-32 of the rest ([`seal`], [`open`]). Sets go in pieces because sled puts leaves of
 //! more than 128 KiB into files of their own, and writes a leaf whole when any of its keys changes.
 //!
 //! Versions: 1 had no summaries, and sets whole: the target set in the broadcast's record, the settled set under `Z`
-//! without a piece. 2 is this.
+//! without a piece. 2 is this. `V`, `T` and `E` came later: a program that does not know them leaves them alone, does not
+//! bound them and does not erase them; nothing else is wrong with running it, so they needed no version of their own.
 
 use std::ops::ControlFlow;
 
+use petrel_core::UnixMillis;
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
@@ -105,6 +110,9 @@ pub(super) const BROADCAST: u8 = b'L';
 pub(super) const TARGETED: u8 = b'A';
 pub(super) const SETTLED: u8 = b'Z';
 pub(super) const TOLD: u8 = b'W';
+pub(super) const HISTORY: u8 = b'V';
+pub(super) const BROADCAST_HISTORY: u8 = b'T';
+pub(super) const ERASING: u8 = b'E';
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
@@ -229,6 +237,43 @@ pub(super) fn piece_of(key: &[u8]) -> Option<(MessageId, u16)> {
     Some((id_of(head)?, u16::from_be_bytes(*piece)))
 }
 
+/// Which bucket the history of a device is in.
+pub(super) fn bucket(device: Ordinal) -> u8 {
+    device.0.to_le_bytes()[0]
+}
+
+/// The key of a leaf of history; the counter tells those of one bucket and millisecond apart.
+pub(super) fn history(bucket: u8, written: UnixMillis, counter: u16) -> Vec<u8> {
+    let (written, counter) = (written.0.to_be_bytes(), counter.to_be_bytes());
+    key(HISTORY, &[&[bucket], &written, &counter])
+}
+
+/// All leaves of a bucket.
+pub(super) fn history_range(bucket: u8) -> (Vec<u8>, Vec<u8>) {
+    let to = match bucket.checked_add(1) {
+        Some(next) => key(HISTORY, &[&[next]]),
+        None => vec![HISTORY + 1],
+    };
+    (key(HISTORY, &[&[bucket]]), to)
+}
+
+/// When a leaf was written.
+pub(super) fn written_at(key: &[u8]) -> Option<UnixMillis> {
+    let written = key.get(2..10)?.try_into().ok()?;
+    (key.len() == 12).then_some(UnixMillis(u64::from_be_bytes(written)))
+}
+
+pub(super) fn broadcast_history(id: MessageId) -> Vec<u8> {
+    key(
+        BROADCAST_HISTORY,
+        &[&id.epoch.to_be_bytes(), &id.sequence.to_be_bytes()],
+    )
+}
+
+pub(super) fn erasing(device: Ordinal) -> Vec<u8> {
+    key(ERASING, &[&device.0.to_be_bytes()])
+}
+
 /// All keys of a kind that belong to a device.
 pub(super) fn device_range(kind: u8, device: Ordinal) -> (Vec<u8>, Vec<u8>) {
     let from = key(kind, &[&device.0.to_be_bytes()]);
@@ -317,6 +362,22 @@ mod tests {
             assert_eq!(devices_of(chunk).count(), 1024);
         }
         assert_eq!(record_of(&journal(77)), Some(77));
+    }
+
+    #[test]
+    fn leaves_of_one_bucket_are_one_range_in_order_of_time() {
+        for bucket in [0, 7, u8::MAX] {
+            let (from, to) = history_range(bucket);
+            let mut before = from.clone();
+            for (written, counter) in [(0, 1), (5, 0), (5, 1), (256, 0), (u64::MAX, u16::MAX)] {
+                let key = history(bucket, UnixMillis(written), counter);
+                assert!(key > before && key < to);
+                assert_eq!(written_at(&key), Some(UnixMillis(written)));
+                before = key;
+            }
+        }
+        assert_eq!(bucket(Ordinal(0x0102_0304)), 4);
+        assert_eq!(written_at(&broadcast(MessageId::ZERO)), None);
     }
 
     #[test]

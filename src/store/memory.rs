@@ -1,6 +1,7 @@
 //! The ordered map in memory: what tests compare sled with, and `store.engine = "memory"`.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StoreError;
@@ -39,12 +40,30 @@ impl OrderedMap for MemoryMap {
         from: &[u8],
         to: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
-        let pairs: Vec<Pair> = self
-            .lock()
-            .range(from.to_vec()..to.to_vec())
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        Box::new(pairs.into_iter().map(Ok))
+        let (mut from, to) = (Bound::Included(from.to_vec()), Bound::Excluded(to.to_vec()));
+        // A pair at a time: most visitors stop after a few.
+        Box::new(std::iter::from_fn(move || {
+            let pairs = self.lock();
+            let (key, value) = pairs.range((from.clone(), to.clone())).next()?;
+            from = Bound::Excluded(key.clone());
+            Some(Ok((key.clone(), value.clone())))
+        }))
+    }
+
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        let (from, mut to) = (from.to_vec(), to.to_vec());
+        Box::new(std::iter::from_fn(move || {
+            let pairs = self.lock();
+            let range = (Bound::Included(&from), Bound::Excluded(&to));
+            let (key, value) = pairs.range::<Vec<u8>, _>(range).next_back()?;
+            let pair = (key.clone(), value.clone());
+            to.clone_from(key);
+            Some(Ok(pair))
+        }))
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {

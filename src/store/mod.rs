@@ -16,6 +16,7 @@ mod engines;
 mod faulty;
 #[cfg(feature = "fjall")]
 mod fjall;
+mod history;
 mod layout;
 pub mod maintenance;
 mod memory;
@@ -40,6 +41,7 @@ pub use self::embedded::Embedded;
 pub use self::engines::open_engine;
 #[cfg(feature = "fjall")]
 pub use self::fjall::FjallMap;
+pub use self::history::{BroadcastHistory, HistoryLimits, HistoryStore};
 pub use self::maintenance::{Backup, Stepped};
 pub use self::memory::MemoryMap;
 pub use self::ordered::{Change, Durability, OrderedMap, Pair};
@@ -150,6 +152,8 @@ pub struct StoredBroadcast {
     pub settled: RoaringBitmap,
     /// Whether the log has let go of it: whoever is still owed it gets a gap.
     pub is_trimmed: bool,
+    /// What became of it, as last written.
+    pub history: Option<BroadcastHistory>,
 }
 
 /// Everything that serving keeps in memory.
@@ -305,6 +309,10 @@ pub struct StoreStats {
     pub body_bytes_written: u64,
     /// Bytes of memory that the store holds beside the engine's cache.
     pub memory_bytes: u64,
+    /// Bytes of keys and values that the history takes.
+    pub history_bytes: u64,
+    /// Bytes of keys and values of the history that were staged since the start.
+    pub history_bytes_written: u64,
 }
 
 /// Room on the disk of a store.
@@ -324,7 +332,7 @@ pub const GAP_BIT: u64 = 1 << 63;
 /// # Errors
 /// Every operation fails with [`StoreError`] when the engine fails. What was staged before stays staged: a later commit
 /// tries again.
-pub trait Store: Send {
+pub trait Store: HistoryStore {
     /// Reads everything that serving keeps in memory. Called once, first.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
@@ -343,7 +351,8 @@ pub trait Store: Send {
     /// Remembers when a device was last seen.
     fn save_seen(&mut self, device: Ordinal, day: Day) -> Result<(), StoreError>;
 
-    /// Ends a registration with everything that belongs to it. Sets of broadcasts forget the device at the next load.
+    /// Ends a registration with everything that belongs to it. Sets of broadcasts forget the device at the next load,
+    /// [`HistoryStore::trim_history`] erases its history.
     fn unregister(&mut self, device: Ordinal) -> Result<Unregistered, StoreError>;
 
     /// Adds a subscription. A repeat changes nothing.

@@ -41,6 +41,13 @@ pub trait OrderedMap: Send {
         to: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a>;
 
+    /// The same pairs in the opposite order.
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a>;
+
     /// Applies all changes or none, whatever happens to process or power.
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 
@@ -65,6 +72,14 @@ impl<M: OrderedMap + ?Sized> OrderedMap for Box<M> {
         to: &[u8],
     ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
         (**self).range(from, to)
+    }
+
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        (**self).range_back(from, to)
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {

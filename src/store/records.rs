@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use petrel_core::queue::{Entry, Span, Summary};
-use petrel_core::{Day, Message, UnixMillis, encode_message};
+use petrel_core::{Day, DropReason, Message, UnixMillis, encode_message};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, Urgency};
 use prost::Message as _;
 
 use super::embedded::waiting::Waiting;
-use super::{GapRecord, NewRegistration, Registration, layout};
+use super::{BroadcastHistory, GapRecord, NewRegistration, Registration, layout};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RegistrationRecord {
@@ -269,4 +269,67 @@ impl BroadcastRecord {
     pub(super) fn write(&self) -> Vec<u8> {
         layout::seal(&self.encode_to_vec())
     }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BroadcastHistoryRecord {
+    #[prost(uint32, tag = "1")]
+    project: u32,
+    #[prost(string, tag = "2")]
+    topic: String,
+    #[prost(uint64, tag = "3")]
+    accepted_at_ms: u64,
+    /// This and all other times in milliseconds after it was accepted.
+    #[prost(uint64, tag = "4")]
+    committed: u64,
+    #[prost(uint64, tag = "5")]
+    targeted: u64,
+    #[prost(uint64, tag = "6")]
+    acked: u64,
+    /// In the order of the reasons; those at the end that are 0 are left out.
+    #[prost(uint64, repeated, tag = "7")]
+    dropped: Vec<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    first_ack: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    last_ack: Option<u64>,
+}
+
+pub(super) fn write_broadcast_history(history: &BroadcastHistory) -> Vec<u8> {
+    let accepted = history.accepted_at.0;
+    let after = |at: UnixMillis| at.0.saturating_sub(accepted);
+    let last = history.dropped.iter().rposition(|n| *n > 0);
+    let reasons = last.map_or(0, |last| last + 1);
+    let record = BroadcastHistoryRecord {
+        project: history.project.0,
+        topic: history.topic.clone(),
+        accepted_at_ms: accepted,
+        committed: after(history.committed_at),
+        targeted: history.targeted,
+        acked: history.acked,
+        dropped: history.dropped[..reasons].to_vec(),
+        first_ack: history.acks.map(|(first, _)| after(first)),
+        last_ack: history.acks.map(|(_, last)| after(last)),
+    };
+    layout::seal(&record.encode_to_vec())
+}
+
+pub(super) fn read_broadcast_history(id: MessageId, value: &[u8]) -> Option<BroadcastHistory> {
+    let record = BroadcastHistoryRecord::decode(layout::open(value)?).ok()?;
+    let at = |after: u64| UnixMillis(record.accepted_at_ms.saturating_add(after));
+    let mut dropped = [0; DropReason::ALL.len()];
+    for (count, stored) in dropped.iter_mut().zip(&record.dropped) {
+        *count = *stored;
+    }
+    Some(BroadcastHistory {
+        id,
+        project: ProjectId(record.project),
+        accepted_at: at(0),
+        committed_at: at(record.committed),
+        targeted: record.targeted,
+        acked: record.acked,
+        dropped,
+        acks: record.first_ack.map(at).zip(record.last_ack.map(at)),
+        topic: record.topic,
+    })
 }

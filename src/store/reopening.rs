@@ -155,6 +155,17 @@ impl<M: OrderedMap> OrderedMap for Reopening<M> {
         }
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        match self.opened() {
+            Ok(map) => map.range_back(from, to),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let written = self.heal()?.write(changes);
         self.note(written)

@@ -163,6 +163,17 @@ impl OrderedMap for SledMap {
         }))
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        Box::new(self.db.range(from..to).rev().map(|pair| {
+            pair.map(|(k, v)| (k.to_vec(), v.to_vec()))
+                .map_err(|e| self.failed(e))
+        }))
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {

@@ -84,6 +84,42 @@ impl<M: OrderedMap> Staged<M> {
         }
     }
 
+    /// Visits the same pairs in the opposite order until the visitor breaks.
+    pub(super) fn visit_back(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        mut visitor: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let staged = self.changes.range(from.to_vec()..to.to_vec());
+        let mut staged = staged.rev().peekable();
+        let mut stored = self.map.range_back(from, to);
+        let mut next_stored = stored.next().transpose()?;
+        loop {
+            let is_stored_next = match (staged.peek(), &next_stored) {
+                (None, None) => return Ok(()),
+                (Some((staged_key, _)), Some((stored_key, _))) => stored_key > *staged_key,
+                (None, Some(_)) => true,
+                (Some(_), None) => false,
+            };
+            let flow = if is_stored_next {
+                let pair = next_stored.take();
+                next_stored = stored.next().transpose()?;
+                pair.map(|(key, value)| visitor(&key, &value))
+            } else {
+                let pair = staged.next();
+                // A staged change hides what is stored under the same key.
+                if next_stored.as_ref().map(|(k, _)| k) == pair.map(|(k, _)| k) {
+                    next_stored = stored.next().transpose()?;
+                }
+                pair.and_then(|(key, value)| Some(visitor(key, value.as_ref()?)))
+            };
+            if flow.is_some_and(|flow| flow.is_break()) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Writes all changes in one batch and waits until they survive what the level says. Keeps them staged if that fails.
     pub(super) fn commit(&mut self, level: Durability) -> Result<(), StoreError> {
         if self.changes.is_empty() {

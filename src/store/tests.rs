@@ -11,6 +11,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
 
+mod history;
 mod sets;
 mod summaries;
 
@@ -90,6 +91,9 @@ trait Engine {
 trait Checked: Store {
     fn check_summaries(&self);
 
+    /// What is said of the size of the history is what reading it says.
+    fn check_history(&self);
+
     /// Makes these devices registered, whatever came before.
     fn register_all(&mut self, devices: &RoaringBitmap);
 }
@@ -97,6 +101,10 @@ trait Checked: Store {
 impl<M: OrderedMap> Checked for Embedded<M> {
     fn check_summaries(&self) {
         Self::check_summaries(self);
+    }
+
+    fn check_history(&self) {
+        assert_eq!(self.stats().history_bytes, self.count_history().unwrap());
     }
 
     fn register_all(&mut self, devices: &RoaringBitmap) {

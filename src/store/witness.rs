@@ -284,6 +284,14 @@ impl<M: OrderedMap> OrderedMap for Witnessed<M> {
         self.map.range(from, to)
     }
 
+    fn range_back<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        self.map.range_back(from, to)
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         self.foresee(changes)?;
         let mut counted = Vec::with_capacity(changes.len() + 1);

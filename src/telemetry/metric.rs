@@ -120,7 +120,7 @@ metrics! {
     StoreCommitSeconds = "petrel_store_commit_seconds", Histogram, Seconds;
         "How long a batch took to become durable."
     StoreOperations = "petrel_store_operations_total", Counter, Count, "kind" in [
-        "append", "broadcast", "settle", "expire", "seen", "trim", "register", "unregister", "subscribe", "unsubscribe", "reserve", "meta",
+        "append", "broadcast", "settle", "expire", "seen", "trim", "register", "unregister", "subscribe", "unsubscribe", "reserve", "meta", "history",
     ]; "Operations in committed batches, by kind."
     StoreBodiesWritten = "petrel_store_bodies_written_total", Counter, Count;
         "Messages that were written, body and all, to a queue or a log. Others were acked before that, or went now or never."
@@ -142,6 +142,15 @@ metrics! {
         "Size of the store on disk."
     StoreUnreadable = "petrel_store_unreadable_total", Counter, Count;
         "Records that could not be read back. Any is worth a look."
+
+    HistoryRecorded = "petrel_history_recorded_total", Counter, Count;
+        "Events in the life of messages for one device that were taken to be written."
+    HistoryDropped = "petrel_history_dropped_total", Counter, Count;
+        "Such events that were not kept, because too many waited or the store failed. Deliveries never wait for them."
+    HistoryBytesWritten = "petrel_history_bytes_written_total", Counter, Bytes;
+        "Keys and values of the history that were written."
+    HistoryBytes = "petrel_history_bytes", Gauge, Bytes;
+        "Bytes of keys and values that the history takes, bounded by history.bytes_max."
 
     PresenceOnline = "petrel_presence_online", Gauge, Count;
         "Devices that are attached."
@@ -196,8 +205,8 @@ mod tests {
 
     use super::*;
 
-    const ROOMS: [&str; 8] = [
-        "api", "delivery", "store", "presence", "shard", "quic", "fanout", "memory",
+    const ROOMS: [&str; 9] = [
+        "api", "delivery", "store", "history", "presence", "shard", "quic", "fanout", "memory",
     ];
 
     fn is_snake(text: &str) -> bool {

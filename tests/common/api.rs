@@ -117,6 +117,19 @@ impl Api {
         exchange(&self.to_http, self.http, request).await
     }
 
+    /// Asks what became of a device's messages.
+    pub(crate) async fn history(&self, token: &str, query: &str) -> Answer {
+        let project = &self.project;
+        let path = format!("/v1/projects/{project}/devices/{token}/history?{query}");
+        let request = Request::builder()
+            .uri(path)
+            .header(HOST, self.http.to_string())
+            .header(AUTHORIZATION, format!("Bearer {}", self.api_key))
+            .body(Full::default())
+            .unwrap();
+        exchange(&self.to_http, self.http, request).await
+    }
+
     /// Reads a page of the admin port.
     pub(crate) async fn page(&self, path: &str) -> Answer {
         let request = Request::builder()

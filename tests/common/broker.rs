@@ -161,6 +161,14 @@ impl Broker {
         self.restart_at(&["127.0.0.1:0".parse().unwrap(); 4]);
     }
 
+    /// Starts again with another configuration.
+    pub(crate) fn reconfigure(&mut self, config: &str) {
+        self.kill();
+        config.clone_into(&mut self.options.config);
+        std::fs::write(self.dir.path().join("petrel.toml"), config).unwrap();
+        self.restart();
+    }
+
     /// Starts again on the same data directory and the same ports. What still runs is killed first.
     pub(crate) fn restart_on_same_ports(&mut self) {
         let Ready {

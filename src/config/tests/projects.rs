@@ -118,9 +118,9 @@ fn a_project_may_have_bounds_of_its_own() {
     let shop = &config.projects[&ProjectName::parse("shop").unwrap()];
     let expect = ProjectQueue {
         messages_max: Some(7),
-        bytes_max: Some("1MiB".parse().unwrap()),
+        bytes_max: Some(ByteSize::new(1 << 20)),
         policy: Some(QueuePolicy::Refuse),
-        project_bytes_max: Some("2GiB".parse().unwrap()),
+        project_bytes_max: Some(ByteSize::new(2 << 30)),
     };
     assert_eq!(shop.queue, expect);
     let shown = config.show();

@@ -85,6 +85,7 @@ impl Committer {
             Change::Unregister => {
                 let gone = self.store.unregister(device)?;
                 self.ending.insert(device.0);
+                self.writing.forget(device);
                 count("unregister");
                 Box::new(move || {
                     delivery.directory.unregistered(device, &gone.topics);

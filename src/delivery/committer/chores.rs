@@ -177,9 +177,7 @@ impl Committer {
             messages += queue.dropped.len();
             let delivery = Arc::clone(&self.delivery);
             self.after(move || {
-                for (_, reason) in queue.dropped {
-                    delivery.ledger.drop(reason, 1);
-                }
+                delivery.drop_unicasts(queue.device, &queue.dropped);
                 if queue.is_empty {
                     delivery.set_queue(queue.device, false);
                 }
@@ -239,9 +237,11 @@ impl Committer {
                 let owed = broadcast.owed_set();
                 let settled = broadcast.settle_all(&owed);
                 delivery.ledger.drop(DropReason::Expired, settled);
+                broadcast.tally.drop(DropReason::Expired, settled);
             }
             let is_over = is_worthless || broadcast.owed().is_empty();
             if is_over {
+                self.save_broadcast_history(&broadcast)?;
                 self.store.remove_broadcast(id)?;
                 count("trim");
                 delivery.broadcasts.unlog(&broadcast);
@@ -255,9 +255,13 @@ impl Committer {
                 let delivery = Arc::clone(&delivery);
                 self.after(move || trimmed(&delivery, id));
             }
-            if broadcast.take_dirty() {
+            let is_dirty = broadcast.take_dirty();
+            if is_dirty {
                 self.store.save_settled(id, broadcast.owed().settled())?;
                 count("settle");
+            }
+            if is_dirty || broadcast.tally.is_new() {
+                self.save_broadcast_history(&broadcast)?;
             }
         }
         // Every settled set is in this commit.

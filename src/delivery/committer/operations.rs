@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use petrel_core::DropReason;
+use petrel_core::{DropReason, Happening};
 use petrel_protocol::{MessageId, Ordinal, ProjectId, TopicName};
 
 use super::super::broadcasts::{Broadcast, Stage};
@@ -52,6 +52,12 @@ impl Committer {
                 ask(&mut *self.store);
                 Ok(())
             }
+            Operation::History {
+                device,
+                before,
+                limit,
+                reply,
+            } => self.read_history(device, before, limit, reply),
             Operation::Flush(answer) => {
                 self.release_held(now, true);
                 self.after(move || {
@@ -72,8 +78,8 @@ impl Committer {
         let told = self.tell_of_trimmed(device);
         let scan = told.and_then(|()| self.store.scan(device, terms));
         if let Ok(scan) = &scan {
+            self.delivery.drop_unicasts(device, &scan.dropped);
             for &(_, reason) in &scan.dropped {
-                self.delivery.ledger.drop(reason, 1);
                 if reason == DropReason::Unreadable {
                     telemetry::counter(Metric::StoreUnreadable, 1);
                 }
@@ -178,6 +184,7 @@ impl Committer {
             }
             Ok(Enqueued::Refused) => {
                 delivery.pending.remove(&pending);
+                delivery.note(pending.device, pending.message.id, Happening::Refused);
                 pending.answer(Outcome::Refused);
                 Ok(())
             }
@@ -205,9 +212,9 @@ impl Committer {
             let is_empty = !self.store.has_queue(device);
             let delivery = Arc::clone(&self.delivery);
             self.after(move || {
-                delivery
-                    .ledger
-                    .drop(DropReason::Collapsed, older.len() as u64);
+                let collapsed = |id| (id, DropReason::Collapsed);
+                let older: Vec<_> = older.into_iter().map(collapsed).collect();
+                delivery.drop_unicasts(device, &older);
                 if is_empty {
                     delivery.set_queue(device, false);
                 }
@@ -224,10 +231,12 @@ impl Committer {
         let is_message = id.sequence & GAP_BIT == 0;
         let is_empty = !self.store.has_queue(device);
         let delivery = Arc::clone(&self.delivery);
+        let at = delivery.now();
         // In the order of operations: the message may have been queued in this very group, and its mark comes first.
         self.after(move || {
             if is_message {
                 delivery.ledger.ack(1);
+                delivery.note_at(device, id, Happening::Acked, at);
             }
             if is_empty {
                 delivery.set_queue(device, false);

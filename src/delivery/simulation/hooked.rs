@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use petrel_core::queue::Limits;
-use petrel_core::{Day, DropReason, Message, UnixMillis};
+use petrel_core::{Day, DropReason, Event, Message, Timeline, UnixMillis};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{CollapseKey, MessageId, Ordinal, Platform, ProjectId, TopicName};
 use roaring::RoaringBitmap;
 
 use super::world::{Fate, World, lock};
 use crate::store::{
-    Backup, DiskUse, Embedded, Enqueued, Expired, Loaded, MemoryMap, NewRegistration, Registration,
-    Scan, ScanTerms, SecretHash, Stepped, Store, StoreError, StoreStats, Subscribed, TopicGap,
-    Unregistered,
+    Backup, BroadcastHistory, DiskUse, Embedded, Enqueued, Expired, HistoryLimits, HistoryStore,
+    Loaded, MemoryMap, NewRegistration, Registration, Scan, ScanTerms, SecretHash, Stepped, Store,
+    StoreError, StoreStats, Subscribed, TopicGap, Unregistered,
 };
 
 /// The real store over a world that goes on while the store works.
@@ -31,6 +31,47 @@ type Made<T> = Result<T, StoreError>;
 impl Hooked {
     fn between(&self) {
         lock(&self.world).go_on();
+    }
+}
+
+impl HistoryStore for Hooked {
+    fn record_history(
+        &mut self,
+        events: &mut Vec<Event>,
+        now: UnixMillis,
+        keys_max: usize,
+    ) -> Made<()> {
+        self.inner.record_history(events, now, keys_max)
+    }
+
+    fn record_broadcast(&mut self, history: &BroadcastHistory) -> Made<()> {
+        self.inner.record_broadcast(history)
+    }
+
+    fn history_of_broadcast(&self, id: MessageId) -> Made<Option<BroadcastHistory>> {
+        self.inner.history_of_broadcast(id)
+    }
+
+    fn trim_history(
+        &mut self,
+        now: UnixMillis,
+        limits: HistoryLimits,
+        keys_max: usize,
+    ) -> Made<bool> {
+        self.inner.trim_history(now, limits, keys_max)
+    }
+
+    fn history_of(&self, device: Ordinal, id: MessageId) -> Made<Option<Timeline>> {
+        self.inner.history_of(device, id)
+    }
+
+    fn history_of_device(
+        &self,
+        device: Ordinal,
+        before: MessageId,
+        limit: usize,
+    ) -> Made<Vec<Timeline>> {
+        self.inner.history_of_device(device, before, limit)
     }
 }
 

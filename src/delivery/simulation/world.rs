@@ -13,11 +13,13 @@ use super::device::Device;
 use super::publisher::Publish;
 use super::seeded::Seeded;
 use super::shard::{Shard, Told};
-use crate::delivery::{Committer, Delivery, DeliverySettings, LogLimits, Operation};
+use crate::delivery::{
+    Committer, Delivery, DeliverySettings, HistorySettings, LogLimits, Operation,
+};
 use crate::directory::{Directory, ProjectKeys, ProjectLimits, Projects};
 use crate::fanout::Sequencer;
 use crate::presence::{Mailbox, Presence};
-use crate::store::{Embedded, MemoryMap, Store};
+use crate::store::{Embedded, HistoryLimits, MemoryMap, Store};
 
 pub(super) const PROJECT: ProjectId = ProjectId(0);
 pub(super) const SHARDS: u8 = 2;
@@ -108,6 +110,13 @@ impl World {
             },
             topics_max: 2,
             registration_expiry: Duration::MAX,
+            history: HistorySettings {
+                is_recorded: true,
+                limits: HistoryLimits {
+                    age_max: Duration::MAX,
+                    bytes_max: 1 << 12,
+                },
+            },
             window: Window {
                 messages: 1 + rng.below(5),
                 bytes: 1 << 16,

@@ -10,7 +10,9 @@ use roaring::RoaringBitmap;
 
 use super::super::ordered::OrderedMap;
 use super::super::records::{self, BroadcastRecord, RegistrationRecord};
-use super::super::{Loaded, Store as _, StoreError, StoredBroadcast, TopicId, layout};
+use super::super::{
+    HistoryStore as _, Loaded, Store as _, StoreError, StoredBroadcast, TopicId, layout,
+};
 use super::Embedded;
 use super::sets::{self, Pieces};
 use super::waiting::Waiting;
@@ -48,6 +50,10 @@ impl<M: OrderedMap> Embedded<M> {
         }
         self.load_broadcasts(&mut loaded)?;
         self.load_told(&mut loaded)?;
+        self.load_history()?;
+        for broadcast in &mut loaded.broadcasts {
+            broadcast.history = self.history_of_broadcast(broadcast.message.id)?;
+        }
         loaded.queued = self.queues.devices();
         loaded.queued_messages = self.queues.messages();
         if schema != layout::SCHEMA {
@@ -156,6 +162,7 @@ impl<M: OrderedMap> Embedded<M> {
                 targeted,
                 settled,
                 is_trimmed: record.is_trimmed,
+                history: None,
             });
             Some(())
         })?;

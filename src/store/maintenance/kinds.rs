@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use petrel_core::decode_message;
+use petrel_core::{decode_events, decode_message};
 use petrel_protocol::{MessageId, TopicName};
 use roaring::RoaringBitmap;
 
@@ -184,6 +184,41 @@ pub(super) const KINDS: &[Kind] = &[
                 && records::read_id(value).is_some()
         },
         remedy: Remedy::Remove,
+    },
+    Kind {
+        byte: layout::HISTORY,
+        name: "history",
+        lengths: 12..=12,
+        has_device: false,
+        has_message: false,
+        is_shaped: |key, value| {
+            let leaf = layout::written_at(key).zip(layout::open(value));
+            leaf.is_some_and(|(written, leaf)| decode_events(leaf, written).is_ok())
+        },
+        remedy: Remedy::Remove,
+    },
+    Kind {
+        byte: layout::BROADCAST_HISTORY,
+        name: "broadcast_history",
+        lengths: 13..=13,
+        has_device: false,
+        has_message: true,
+        is_shaped: |key, value| {
+            let id = layout::id_of(key);
+            id.is_some_and(|id| records::read_broadcast_history(id, value).is_some())
+        },
+        remedy: Remedy::Remove,
+    },
+    Kind {
+        byte: layout::ERASING,
+        name: "erasing",
+        lengths: 5..=5,
+        // Its registration has ended.
+        has_device: false,
+        has_message: false,
+        is_shaped: |_, value| layout::open(value).is_some_and(<[u8]>::is_empty),
+        // The mark counts, not what stands under it.
+        remedy: Remedy::Broker,
     },
 ];
 

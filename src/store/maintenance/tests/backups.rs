@@ -80,6 +80,14 @@ impl OrderedMap for Full {
         Box::new(std::iter::empty())
     }
 
+    fn range_back<'a>(
+        &'a self,
+        _: &[u8],
+        _: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Pair, StoreError>> + 'a> {
+        Box::new(std::iter::empty())
+    }
+
     fn write(&mut self, _: &[Change]) -> Result<(), StoreError> {
         Err(StoreError::Engine {
             path: "full".into(),

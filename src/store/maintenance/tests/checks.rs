@@ -102,7 +102,7 @@ fn what_is_left_to_the_broker_becomes_a_gap() {
     let mut map = MemoryMap::default();
     fill(map.clone());
     flip(&mut map, &layout::queue(Ordinal(1), id(10)));
-    flip(&mut map, &layout::journal(0));
+    flip(&mut map, &layout::journal(1));
     let mut store = Embedded::new(map.clone(), EPOCH);
     store.load().unwrap();
     let terms = ScanTerms {

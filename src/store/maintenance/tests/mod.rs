@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use petrel_core::queue::{FullPolicy, Limits};
-use petrel_core::{Address, Content, Draft, DraftOptions, Message, PerPlatform, Ttl, UnixMillis};
+use petrel_core::{
+    Address, Content, Draft, DraftOptions, Event, Happening, Message, PerPlatform, Ttl, UnixMillis,
+};
 use petrel_protocol::session::Attributes;
 use petrel_protocol::{MessageId, Ordinal, Platform, TopicName, Urgency};
 use roaring::RoaringBitmap;
 
 use super::*;
 use crate::store::{
-    Embedded, GAP_BIT, MemoryMap, NewRegistration, Pair, ScanTerms, SledMap, Store, TopicGap,
+    BroadcastHistory, Embedded, GAP_BIT, MemoryMap, NewRegistration, Pair, ScanTerms, SledMap,
+    Store, TopicGap,
 };
 
 mod backups;
@@ -47,6 +50,31 @@ fn message(project: petrel_protocol::ProjectId, device: Ordinal, sequence: u64) 
         options: PerPlatform::same(options),
     };
     draft.accept(id(sequence), project, Address::Device(device), NOW)
+}
+
+/// What became of a message for a device that is gone since, and of a broadcast.
+fn fill_history(store: &mut dyn Store, project: petrel_protocol::ProjectId) {
+    let device = Ordinal(256 + u32::from(DEVICES));
+    let mut events = vec![Event {
+        device,
+        id: id(5),
+        happening: Happening::Sent,
+        at: NOW,
+    }];
+    store.record_history(&mut events, NOW, 9).unwrap();
+    store.unregister(device).unwrap();
+    let history = BroadcastHistory {
+        id: id(50),
+        project,
+        topic: "news".into(),
+        accepted_at: NOW,
+        committed_at: NOW,
+        targeted: 200_000,
+        acked: 2,
+        dropped: Default::default(),
+        acks: Some((NOW, NOW)),
+    };
+    store.record_broadcast(&history).unwrap();
 }
 
 /// Fills a store with every kind of value: 3 devices, 2 with a queue, one of them with a gap, and a broadcast with a
@@ -88,6 +116,7 @@ fn fill(map: impl OrderedMap) {
     store
         .save_settled(id(50), &RoaringBitmap::from([0, 2]))
         .unwrap();
+    fill_history(&mut store, project);
     store.reserve(500).unwrap();
     store.save_time(NOW).unwrap();
     // Queues that come and go, enough for a chunk of summaries, and a gap that was told and acked.
@@ -98,6 +127,8 @@ fn fill(map: impl OrderedMap) {
             .unwrap();
         store.settle(device, id(60)).unwrap();
     }
+    // The chunk makes the journal of this commit needless; that of the next one stays.
+    store.commit().unwrap();
     let gap = TopicGap {
         project,
         topic: TopicName::parse("news").unwrap(),
