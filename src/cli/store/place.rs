@@ -116,17 +116,19 @@ impl Stopped {
         if !db.is_dir() {
             return Err(MaintenanceError::NoStore(self.path().to_owned()).into());
         }
-        let map = self.open(&db).map_err(|error| {
-            Failure::new(format!(
-                "{error}. If its files are damaged: keep {}, move it away, and put a backup in its place or run \
-                 `petrel store import` with an export",
-                db.display()
-            ))
-        })?;
+        let map = self.open(&db).map_err(|error| self.way_out(&error))?;
         if let Some(lost) = self.loss(&*map)? {
             say(&lost);
         }
         Ok(map)
+    }
+
+    fn way_out(&self, error: &StoreError) -> Failure {
+        Failure::new(format!(
+            "{error}. If its files are damaged: keep {}, move it away, and put a backup in its place or run \
+             `petrel store import` with an export",
+            self.data_dir.db().display()
+        ))
     }
 
     /// What the store has lost, if its witness saw more.
@@ -134,7 +136,7 @@ impl Stopped {
         let db = self.data_dir.db();
         // A backup in its place begins a new life with its first start.
         let lost = crate::store::loss(map, &db)
-            .map_err(|error| Failure::new(error.to_string()))?
+            .map_err(|error| self.way_out(&error))?
             .filter(|_| !maintenance::is_restored(map));
         Ok(lost.map(|lost| lost.to_string()))
     }
