@@ -1,7 +1,7 @@
 //! Looking after a store: check, sizes, compaction, export, import, backup.
 //!
 //! What it is: what `petrel store` and the admin port do, over any [`OrderedMap`]. It knows the kinds of keys and the
-//! shapes of values ([`kinds`]), and nothing of delivery.
+//! shapes of values (`kinds`), and nothing of delivery.
 //!
 //! What it never does: open a store that a broker runs on (its callers hold the data directory's lock), or drop a value
 //! without writing it elsewhere first. Memory is bounded: pairs go by in slices.
