@@ -285,7 +285,7 @@ keys! {
             "What a message that was answered 200 survives. durable: a loss of power; process: the end of the process, \
              kill -9 included; fast: neither, because publishers are answered from memory and the disk follows.",
             "process: a loss of power may lose the last seconds of what was answered 200. fast: so may a crash.";
-        disk_reserve: ByteSize = size(MIB, 1024 * GIB), Some("512MiB"),
+        disk_reserve: ByteSize = size(MIB, 1024 * GIB), Some("64MiB"),
             "Room that is kept free on the disk. Below twice as much, projects that hold more than their share are \
              refused with 503; below it, every publish is, until there is room again. Devices go on.",
             "Too small: the disk fills up, and nothing can be written, not even acks.";
