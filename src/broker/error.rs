@@ -43,8 +43,8 @@ pub enum StartError {
     Socket(io::Error),
     /// The store is damaged, or has lost what was durable, and nobody accepted the loss.
     #[error(
-        "{error}. Nothing was moved or deleted: keep a copy of {copy}. To get the data back, restore an export or a \
-         backup with `petrel store import FILE`. To go on without what is lost, start once with --accept-loss: what \
+        "{error}. Nothing was moved or deleted: keep a copy of {copy}. A backup in its place, or an export by `petrel \
+         store import FILE`, brings the data back. To go on without what is lost, start once with --accept-loss: what \
          cannot be opened is moved to {copy}.damaged-<time>, and devices that were in it register anew"
     )]
     Damaged {

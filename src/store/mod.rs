@@ -62,7 +62,10 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine's files are not what it wrote, or the engine fails over them in a way that no later try mends.
-    #[error("the store at {path} is damaged: {problem}")]
+    #[error(
+        "the store at {path} is damaged: {problem}. Keep it, and put a backup in its place or an export back with \
+         `petrel store import`"
+    )]
     Damaged {
         /// Where the engine keeps its files.
         path: PathBuf,

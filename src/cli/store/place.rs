@@ -103,9 +103,9 @@ impl Stopped {
         // sled panics on some damaged files.
         let open = || open_engine(self.engine, path, CACHE_BYTES);
         catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-            Err(StoreError::Engine {
+            Err(StoreError::Damaged {
                 path: path.to_owned(),
-                source: "its files are damaged, so that the engine broke down over them".into(),
+                problem: "the engine broke down over its files".into(),
             })
         })
     }
@@ -116,28 +116,18 @@ impl Stopped {
         if !db.is_dir() {
             return Err(MaintenanceError::NoStore(self.path().to_owned()).into());
         }
-        let map = self.open(&db).map_err(|error| self.way_out(&error))?;
+        let map = self.open(&db)?;
         if let Some(lost) = self.loss(&*map)? {
             say(&lost);
         }
         Ok(map)
     }
 
-    fn way_out(&self, error: &StoreError) -> Failure {
-        Failure::new(format!(
-            "{error}. If its files are damaged: keep {}, move it away, and put a backup in its place or run \
-             `petrel store import` with an export",
-            self.data_dir.db().display()
-        ))
-    }
-
     /// What the store has lost, if its witness saw more.
     pub(super) fn loss(&self, map: &dyn OrderedMap) -> Result<Option<String>, Failure> {
         let db = self.data_dir.db();
         // A backup in its place begins a new life with its first start.
-        let lost = crate::store::loss(map, &db)
-            .map_err(|error| self.way_out(&error))?
-            .filter(|_| !maintenance::is_restored(map));
+        let lost = crate::store::loss(map, &db)?.filter(|_| !maintenance::is_restored(map));
         Ok(lost.map(|lost| lost.to_string()))
     }
 }
