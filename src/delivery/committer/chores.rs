@@ -83,7 +83,10 @@ impl Committer {
             }
         }
         if self.chores.expiry_at <= now {
-            let more = self.expire().unwrap_or_else(|error| {
+            // While commits fail, nothing is staged that can wait.
+            let is_failing = self.retry_at.is_some();
+            let expired = if is_failing { Ok(false) } else { self.expire() };
+            let more = expired.unwrap_or_else(|error| {
                 tracing::error!(%error, "expired messages could not be dropped");
                 false
             });
@@ -118,7 +121,7 @@ impl Committer {
     /// Ends some of the registrations whose device was not seen for as long as is configured. Who is connected counts as
     /// seen today.
     fn look_for_absent(&mut self, now: Instant) {
-        if now < self.chores.absence_at {
+        if now < self.chores.absence_at || self.retry_at.is_some() {
             return;
         }
         let delivery = Arc::clone(&self.delivery);
@@ -174,7 +177,7 @@ impl Committer {
         let mut messages = 0;
         for queue in expired {
             count("expire");
-            messages += queue.dropped.len();
+            messages += queue.dropped.len().max(1);
             let delivery = Arc::clone(&self.delivery);
             self.after(move || {
                 delivery.drop_unicasts(queue.device, &queue.dropped);

@@ -264,7 +264,10 @@ impl Committer {
             // One that is trimmed by its own log's limit would be nowhere: a record is far smaller than a log.
             if id != broadcast.message.id {
                 count("trim");
-                self.store.trim(id)?;
+                // The new one is staged: whatever becomes of the old one, its publisher must hear.
+                if let Err(error) = self.store.trim(id) {
+                    tracing::error!(%error, message = %id, "a trimmed broadcast keeps its body");
+                }
                 let delivery = Arc::clone(&self.delivery);
                 // In the order of operations: it may have been appended in this very group.
                 self.after(move || trimmed(&delivery, id));

@@ -237,7 +237,8 @@ impl<M: OrderedMap> Embedded<M> {
                 self.drop_queued(device, project, message)?;
             }
             self.queues.refile(device, earliest);
-            messages += leaving.len();
+            // A queue that was looked at for nothing counts too: very many may be due and have nothing to expire.
+            messages += leaving.len().max(1);
             expired.push(Expired {
                 device,
                 dropped: leaving.iter().map(|l| (l.id, l.reason)).collect(),

@@ -22,15 +22,18 @@ pub(in super::super) fn put<M: OrderedMap>(
     let mut bytes = Vec::with_capacity(set.serialized_size());
     // Writing to a vector cannot fail.
     let _ = set.serialize_into(&mut bytes);
-    let mut next = 0_u16;
-    for piece in bytes.chunks(layout::PIECE) {
-        map.put(layout::piece(kind, id, next), layout::seal(piece));
-        next += 1;
+    let pieces = bytes.chunks(layout::PIECE);
+    // What a longer one left behind; read before anything is staged, so that a failure stages nothing.
+    let mut end = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
+    let first_left = end;
+    while map.get(&layout::piece(kind, id, end))?.is_some() {
+        end += 1;
     }
-    // What a longer one left behind.
-    while map.get(&layout::piece(kind, id, next))?.is_some() {
-        map.remove(layout::piece(kind, id, next));
-        next += 1;
+    for (number, piece) in (0_u16..).zip(pieces) {
+        map.put(layout::piece(kind, id, number), layout::seal(piece));
+    }
+    for number in first_left..end {
+        map.remove(layout::piece(kind, id, number));
     }
     Ok(())
 }
