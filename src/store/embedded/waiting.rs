@@ -1,5 +1,5 @@
-//! What is known of all queues without reading them: a summary for each device that has one, kept in memory and
-//! written beside the messages that it speaks of; which queues have something to expire; and the entries of the few
+//! What is known of all queues without reading them: a summary for each device that has one, kept in memory (how it gets to
+//! the disk is said in `summaries`); which queues have something to expire; and the entries of the few
 //! queues that rules had to be asked about.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -1,7 +1,7 @@
 //! The portable form of a store: lines of JSON, independent of the engine.
 //!
 //! ```text
-//! {"format":"petrel-export","version":1,"schema":1,"epoch":…,"sealing_keys":["…"],"petrel":"…","written_at_ms":…}
+//! {"format":"petrel-export","version":1,"schema":2,"epoch":…,"sealing_keys":["…"],"petrel":"…","written_at_ms":…}
 //! {"kind":"registration","key":"BASE64","value":"BASE64"}
 //! …
 //! {"end":true,"pairs":N,"skipped":N,"sha256":"…"}
