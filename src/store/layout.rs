@@ -43,6 +43,10 @@ use super::{SecretHash, StoreError, TopicId};
 /// What this program writes. A store without a version is new.
 pub(super) const SCHEMA: u32 = 2;
 
+/// The meta number that an import leaves where the export had left values out: summaries may be among them, so the next
+/// load makes all of them anew.
+pub(super) const SUMMARIZE: &str = "summarize";
+
 /// Most bytes of a set under one key.
 pub(super) const PIECE: usize = 16 << 10;
 

@@ -36,6 +36,7 @@ impl<M: OrderedMap> Embedded<M> {
             patient_until: UnixMillis(meta("patient_until", "end of patience")?),
             ..Loaded::default()
         };
+        let must_summarize = meta(layout::SUMMARIZE, "mark of an import")? > 0;
         let next_ordinal = small(meta("next_ordinal", "next ordinal")?);
         let next_topic = small(meta("next_topic", "next topic")?);
         self.next_ordinal = next_ordinal;
@@ -47,6 +48,10 @@ impl<M: OrderedMap> Embedded<M> {
             self.summarize_all()?;
         } else {
             self.load_summaries(&mut loaded)?;
+        }
+        if must_summarize {
+            self.summarize_all()?;
+            self.map.remove(layout::meta(layout::SUMMARIZE));
         }
         self.load_broadcasts(&mut loaded)?;
         self.load_told(&mut loaded)?;

@@ -226,6 +226,9 @@ fn fill(
         return Err(lines.bad("its schema version is not that of the first line"));
     }
     let epoch = begin_life(&mut *map, header.epoch, floor, epoch)?;
+    if trailer.skipped > 0 {
+        map.write(&[life::put_meta(layout::SUMMARIZE, 1)])?;
+    }
     map.sync(Durability::Durable)?;
     progress(seen);
     Ok(Imported {

@@ -237,3 +237,50 @@ fn the_first_version_is_brought_to_this_one() {
         store.check_summaries();
     }
 }
+
+/// An export leaves out what is unreadable, a summary too: the import marks the store.
+#[test]
+fn a_store_that_is_marked_makes_its_summaries_anew_once() {
+    let map = MemoryMap::default();
+    let mut store = map.open();
+    store.load().unwrap();
+    store.register(&registration(1)).unwrap();
+    enqueue(&mut *store, &plain(1));
+    store.commit().unwrap();
+    drop(store);
+    let mark = layout::meta(layout::SUMMARIZE);
+    let one = layout::seal(&1_u64.to_be_bytes());
+    let mut raw = map.clone();
+    raw.write(&[(layout::journal(0), None), (mark.clone(), Some(one))])
+        .unwrap();
+    let mut store = map.open();
+    let loaded = store.load().unwrap();
+    assert_eq!((loaded.unreadable, loaded.queued_messages), (0, 1));
+    store.check_summaries();
+    assert_eq!(found(&mut *store, terms(9)), [1]);
+    store.commit().unwrap();
+    assert_eq!(raw.get(&mark).unwrap(), None);
+    let mut store = map.open();
+    assert!(store.load().unwrap().queued.contains(DEVICE.0));
+}
+
+/// Very many queues may be due and have nothing to expire any more.
+#[test]
+fn a_slice_of_expiry_is_bounded_by_the_queues_that_it_looks_at() {
+    let mut store = MemoryMap::default().open();
+    store.load().unwrap();
+    let platform = Platform::Android;
+    for device in (0..5).map(Ordinal) {
+        for (sequence, ttl) in [(1, 60), (2, 7200)] {
+            let sequence = u64::from(device.0) * 10 + sequence;
+            let message = message(sequence, Some("k"), ttl, Urgency::Normal);
+            store
+                .enqueue(device, &message, platform, LIMITS, NOW)
+                .unwrap();
+        }
+    }
+    let now = NOW.after(Duration::from_secs(3000));
+    let looked_at = [2, 2, 2, 2].map(|most| store.expire(now, most).unwrap().len());
+    assert_eq!(looked_at, [2, 2, 1, 0]);
+    assert_eq!(store.stats().queued_messages, 5);
+}
